@@ -1,0 +1,29 @@
+"""`polytask evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    data: Annotated[Path | None, typer.Option(help="A labelled table; default: the run's own data.")] = None,
+    part: Annotated[str, typer.Option(help="Which part of the run's own data: test, valid or train.")] = "test",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 256,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a trained model on test data, or on a table of your own, beside a constant prediction."""
+    from polytask.cli.output import GAIN_NOTE, console, evaluation_table, log_to_console, print_json
+    from polytask.evaluation import Run
+
+    shown = console()
+    log_to_console(shown, quiet=json)
+    evaluation = Run(run).evaluate(data, part, batch_size=batch_size)
+    if json:
+        print_json(evaluation.as_json())
+        return
+    shown.print(evaluation_table(evaluation))
+    shown.print(f"mean gain {evaluation.mean_gain:.4g}   [dim]({GAIN_NOTE})[/dim]")

@@ -1,0 +1,174 @@
+"""What the network could read: an image, a text, or the table's columns together."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polytask.config.proposed_task import counts_rows, sample
+from polytask.data.column_types import ColumnType
+from polytask.data.inputs.image_decoding import UnreadableError, decode
+from polytask.data.table import Table
+from polytask.errors import UserError, listing
+
+_IMAGES_LOOKED_AT = 32
+_GREATEST_SIDE = 224
+_PLAIN = (ColumnType.NUMBER, ColumnType.BOOLEAN, ColumnType.CATEGORY)
+
+
+@dataclass(frozen=True)
+class ProposedInput:
+    """An input with its encoder.
+
+    Attributes:
+        name: The input's name.
+        component: Its type and settings.
+        encoder: The encoder's.
+        comments: What was left out, and what else could be done.
+        lr: A learning rate that suits the encoder.
+        largest_batch: Rows that fit into a batch.
+    """
+
+    name: str
+    component: dict[str, Any]
+    encoder: dict[str, Any]
+    comments: list[str] = field(default_factory=list)
+    lr: float = 1e-3
+    largest_batch: int = 1024
+
+
+def propose_input(table: Table, taken: Collection[str]) -> ProposedInput:
+    """The input that says most: an image before a text before the other columns.
+
+    Args:
+        table: The table.
+        taken: Columns that are something else: targets, the column that splits.
+
+    Raises:
+        UserError: No column is left that could be read.
+    """
+    free = [column for column in table.columns if column not in taken]
+    images = [column for column in free if table.types[column] is ColumnType.IMAGE]
+    texts = _texts(table, free)
+    plain = [column for column in free if table.types[column] in _PLAIN and _says_something(table, column)]
+    incomplete = [column for column in texts if table.column(column).null_count]
+    complete = [column for column in texts if column not in incomplete]
+    if images:
+        proposed = _image(table, images[0])
+    elif complete and (_is_prose(table, complete[0]) or not plain):
+        proposed = _text(table, complete[0])
+    elif plain:
+        proposed = _tabular(table, free, plain)
+    elif incomplete:
+        raise UserError(
+            f"{table.source}: there is nothing to predict from in every row: '{incomplete[0]}' is empty in "
+            f"{table.column(incomplete[0]).null_count} rows. Fill them, or take these rows out."
+        )
+    else:
+        raise UserError(
+            f"{table.source} has no column left to predict from. Besides {listing(taken)} it has: "
+            f"{listing(f'{column} ({table.types[column].value})' for column in free) or 'none'}."
+        )
+    read = set(plain) if proposed.component["type"] == "tabular" else {proposed.component["column"]}
+    left_out = [column for column in [*images, *texts, *plain] if column not in read]
+    if left_out:
+        proposed.comments.append(f"The network reads one input so far; left out: {listing(left_out)}.")
+    return proposed
+
+
+def _tabular(table: Table, free: list[str], plain: list[str]) -> ProposedInput:
+    component: dict[str, Any] = {"type": "tabular", "columns": "*"}
+    unread = [column for column in free if table.types[column] in _PLAIN and column not in plain]
+    comments = [f"All numbers, booleans and categories that are no targets: {listing(plain)}."]
+    if unread:
+        component["exclude"] = unread
+        comments.append(f"Left out, as they number or name the rows or never change: {listing(unread)}.")
+    return ProposedInput("row", component, {"type": "mlp", "width": 256, "depth": 3, "dropout": 0.1}, comments)
+
+
+def _says_something(table: Table, column: str) -> bool:
+    """Whether a column neither names the rows nor is constant."""
+    values = sample(table, column)
+    distinct = pc.count_distinct(values).as_py()
+    if distinct < 2 or counts_rows(values):
+        return False
+    is_name = re.search(r"(^|[_\s.-])id$|[a-z]I[dD]$", column if column.upper() != column else column.lower())
+    return not (is_name and distinct > 0.9 * len(values) and not pa.types.is_floating(values.type))
+
+
+def _texts(table: Table, free: list[str]) -> list[str]:
+    """The columns of text, the longest first."""
+    found = [column for column in free if table.types[column] is ColumnType.TEXT]
+    return sorted(found, key=lambda column: -_mean_words(table, column))
+
+
+def _is_prose(table: Table, column: str) -> bool:
+    return _mean_words(table, column) >= 3
+
+
+def _mean_words(table: Table, column: str) -> float:
+    texts = sample(table, column).slice(0, 2000).drop_null()
+    return float(pc.mean(pc.count_substring_regex(texts, r"\S+")).as_py() or 0.0)
+
+
+def _text(table: Table, column: str) -> ProposedInput:
+    words = pc.count_substring_regex(sample(table, column), r"\w+|[^\w\s]")
+    longest = int(pc.quantile(words, 0.99)[0].as_py())
+    length = int(min(512, max(16, 2 ** math.ceil(math.log2(longest + 2)))))
+    if _is_prose(table, column):
+        component = {"type": "text", "column": column, "tokenizer": "words", "ngrams": 2, "length": length}
+        comment = "A bag of words and word pairs is quick and hard to beat on small data."
+        if importlib.util.find_spec("tokenizers") is not None:
+            comment += " To try a transformer: take tokenizer and ngrams out here, and set the encoder to transformer."
+        return ProposedInput("text", component, {"type": "bag", "dim": 100}, [comment], lr=5e-3, largest_batch=256)
+    # Formulas, codes, names: what counts is inside the words.
+    component = {"type": "text", "column": column, "lowercase": False, "length": 128}
+    return ProposedInput("text", component, {"type": "transformer", "dim": 128, "depth": 2}, [], 1e-3, 256)
+
+
+def _image(table: Table, column: str) -> ProposedInput:
+    rows = np.unique(np.linspace(0, len(table) - 1, _IMAGES_LOOKED_AT).astype(np.int64))
+    images, failed, problem = [], 0, ""
+    for cell in table.take(rows, [column]).column(0).to_pylist():
+        try:
+            images.append(decode(cell, table.folder, 3, None))
+        except UnreadableError as error:
+            failed, problem = failed + 1, str(error)
+    if not images:
+        raise UserError(f"{table.source}: none of the images in '{column}' that were looked at can be read: {problem}.")
+    heights, widths = (sorted(image.shape[axis] for image in images) for axis in (1, 2))
+    component: dict[str, Any] = {
+        "type": "image",
+        "column": column,
+        "size": _size(heights, widths),
+        "channels": 1 if all((image == image[:1]).all() for image in images) else 3,
+    }
+    comments = []
+    if heights[0] != heights[-1] or widths[0] != widths[-1]:
+        comments.append(
+            f"Images of {heights[0]} x {widths[0]} to {heights[-1]} x {widths[-1]} pixels are stretched to one size."
+        )
+    if failed or table.column(column).null_count:
+        component["on_error"] = "skip"
+        comments.append("Some rows have no readable image; they are skipped, and counted.")
+    side = min(component["size"])
+    depth = int(min(6, max(2, round(math.log2(side / 4)))))
+    encoder = {"type": "cnn", "width": 32 if depth <= 4 else 16, "depth": depth}
+    if side >= 96 and component["channels"] == 3:
+        comments.append("With few images, a pretrained encoder helps: {type: resnet, pretrained: true}.")
+    return ProposedInput("image", component, encoder, comments, largest_batch=128)
+
+
+def _size(heights: list[int], widths: list[int]) -> list[int]:
+    """The usual height and width, made smaller where they are large."""
+    height, width = heights[len(heights) // 2], widths[len(widths) // 2]
+    scale = min(1.0, _GREATEST_SIDE / max(height, width))
+    return [max(8, round(height * scale)), max(8, round(width * scale))]

@@ -1,0 +1,171 @@
+"""The parts of a configuration, as pydantic models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
+
+from polytask.config.component import ComponentSpec, OfKind, make_component
+from polytask.config.derive import STRICT, Number
+from polytask.config.families import Kind
+from polytask.data.column_types import ColumnType
+from polytask.data.readers.options import MISSING, Format
+from polytask.data.splits import By
+
+InputSpec = Annotated[ComponentSpec, OfKind(Kind.INPUT)]
+TaskSpec = Annotated[ComponentSpec, OfKind(Kind.TASK)]
+EncoderSpec = Annotated[ComponentSpec, OfKind(Kind.ENCODER)]
+SharingSpec = Annotated[ComponentSpec, OfKind(Kind.SHARING)]
+BalancerSpec = Annotated[ComponentSpec, OfKind(Kind.BALANCER)]
+OptimizerSpec = Annotated[ComponentSpec, OfKind(Kind.OPTIMIZER)]
+LRScheduleSpec = Annotated[ComponentSpec, OfKind(Kind.LR_SCHEDULE)]
+
+Criterion = str
+"""`mean_gain`, or a metric of one task on the validation data: `task/valid/metric`."""
+MEAN_GAIN = "mean_gain"
+
+
+DEFAULTS: dict[tuple[str, ...], dict[str, Any]] = {
+    ("balancing",): {"type": "equal"},
+    ("model", "sharing"): {"type": "hard"},
+    ("training", "optimizer"): {"type": "adamw"},
+    ("training", "lr_schedule"): {"type": "cosine", "warmup": 0.05},
+}
+"""The components that stand where none is given."""
+
+ENCODERS = {"tabular": {"type": "mlp"}, "image": {"type": "cnn"}, "text": {"type": "transformer"}}
+"""The encoder that reads an input where none is given, by modality."""
+
+
+class Section(BaseModel):
+    """A part of a configuration: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(**STRICT, use_attribute_docstrings=True)
+
+
+class SplitConfig(Section):
+    """How the training table is split where validation or test data are not given."""
+
+    by: By = "random"
+    """`random`: rows at random. `stratified`: at random within each value of `column`, so that all parts have the same
+    shares. `group`: rows with the same value of `column` stay together. `column`: `column` itself says train, valid or
+    test."""
+    column: str | list[str] | None = None
+    """The column that `by` needs; `stratified` takes several as well."""
+    valid: Number = Field(0.1, ge=0, lt=1)
+    """Share of the rows for validation."""
+    test: Number = Field(0.1, ge=0, lt=1)
+    """Share of the rows for testing."""
+    seed: int = Field(0, ge=0)
+    """Another seed is another split."""
+
+
+class DataConfig(Section):
+    """Where the rows come from. Relative paths start at the configuration file's folder."""
+
+    train: str
+    """A table (CSV, TSV, Parquet, JSON Lines, Arrow), a folder of images, or the name of a built-in data set."""
+    valid: str | None = None
+    """A table with validation data; null: split from `train`."""
+    test: str | None = None
+    """A table with test data; null: split from `train`."""
+    format: Format = "auto"
+    """The tables' format; `auto`: from the file's name and content."""
+    delimiter: str | None = None
+    """What separates the columns of a CSV file; null: found out."""
+    quoting: bool = True
+    """Whether double quotes in a CSV file enclose a value."""
+    encoding: str = "utf-8"
+    """The text encoding of the files."""
+    names: list[str] | None = None
+    """The names of the columns of a CSV file without a header line; null: its first line has them."""
+    missing: list[str] = Field(default_factory=lambda: list(MISSING))
+    """Texts that stand for a missing value."""
+    columns: dict[str, Annotated[ColumnType, Strict(False)]] = Field(default_factory=dict)
+    """Types of columns, by name, where the one that was found out is not the right one."""
+    split: SplitConfig = Field(default_factory=SplitConfig)
+
+    def read_options(self) -> dict[str, Any]:
+        """The parameters of `polytask.data.readers.ReadOptions`."""
+        names = ("format", "delimiter", "quoting", "encoding", "names", "missing", "columns")
+        return {name: getattr(self, name) for name in names}
+
+
+class ModelConfig(Section):
+    """The network between the inputs and the heads."""
+
+    encoders: dict[str, EncoderSpec] = Field(default_factory=dict)
+    """An encoder for each input, by the input's name; default: one that suits the input."""
+    sharing: SharingSpec = Field(default_factory=lambda: make_component(Kind.SHARING, DEFAULTS["model", "sharing"]))
+    """Which parameters the tasks have in common."""
+
+
+class EarlyStoppingConfig(Section):
+    """When to stop before the last epoch."""
+
+    patience: int = Field(5, ge=1)
+    """Stop after this many epochs without a better value."""
+    metric: Criterion = MEAN_GAIN
+    """What is watched: `mean_gain`, or one task's metric on validation data as `task/valid/metric`."""
+    min_delta: Number = Field(0.0, ge=0)
+    """How much better a value has to be to count."""
+
+
+class TransferConfig(Section):
+    """Which stages of a pretrained encoder learn, and how fast."""
+
+    freeze: bool | str | int | None = None
+    """What does not learn at first: true for the whole encoder, or its stages up to a name or a number."""
+    unfreeze_every: int | None = Field(None, ge=1)
+    """Let one more stage learn, from the top down, each time this many epochs have passed."""
+    layer_decay: Number | None = Field(None, gt=0, le=1)
+    """The learning rate of a stage is this times that of the stage above it."""
+
+
+def _precision(value: Any) -> Any:
+    """`precision: 32` is a number in YAML."""
+    return "32" if value == 32 and not isinstance(value, bool) else value
+
+
+class TrainingConfig(Section):
+    """How the network is trained."""
+
+    epochs: int = Field(10, ge=1)
+    """How many times the training rows are seen."""
+    batch_size: int = Field(64, ge=1)
+    """Rows in one batch."""
+    optimizer: OptimizerSpec = Field(
+        default_factory=lambda: make_component(Kind.OPTIMIZER, DEFAULTS["training", "optimizer"])
+    )
+    """What changes the parameters."""
+    lr_schedule: LRScheduleSpec = Field(
+        default_factory=lambda: make_component(Kind.LR_SCHEDULE, DEFAULTS["training", "lr_schedule"])
+    )
+    """How the learning rate changes over the training."""
+    gradient_clip: Number | None = Field(1.0, gt=0)
+    """Greatest norm of the gradient of all parameters together; null: as it is."""
+    accumulate: int = Field(1, ge=1)
+    """Batches whose gradients are averaged for one step."""
+    precision: Annotated[
+        Literal["32", "bf16-mixed", "16-mixed"],
+        BeforeValidator(_precision),
+        WithJsonSchema({"enum": ["32", 32, "bf16-mixed", "16-mixed"]}),
+    ] = "32"
+    """The numbers that are computed with."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """When to stop before the last epoch; null: never."""
+    selection: Criterion = MEAN_GAIN
+    """What the best epoch is chosen by: `mean_gain`, or one task's metric on validation data as
+    `task/valid/metric`."""
+    transfer: TransferConfig = Field(default_factory=TransferConfig)
+    seed: int = Field(0, ge=0)
+    """Everything random follows from it."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare batches; 0: none beside the training itself."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """The device; `auto`: a GPU where there is one."""
+    tensorboard: bool = True
+    """Whether to write curves for TensorBoard."""
+    log_every: int = Field(20, ge=1)
+    """Steps between two looks at the losses."""

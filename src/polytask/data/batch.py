@@ -1,0 +1,80 @@
+"""The rows of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows, encoded.
+
+    Attributes:
+        inputs: What each encoder reads, by input name: a tensor, or tensors by name, with B rows each.
+        targets: Each task's target: int64 `[B]` (category), float32 `[B, L]` of 0 and 1 (labels), float32 `[B, M]` in
+            the user's units (numbers). What is missing holds 0.
+        masks: Where `targets` has a label: bool, of the same shape as the target.
+        labelled: For each task, the rows with at least one label, int64; None where all rows have one. Known while
+            the batch is on the CPU, so that a step never waits for the device to learn which tasks are in it.
+        rows: The rows' positions in their table, int64 `[B]`.
+    """
+
+    inputs: Mapping[str, Any]
+    targets: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    labelled: Mapping[str, Tensor | None]
+    rows: Tensor
+
+    @staticmethod
+    def of(
+        inputs: Mapping[str, Any], targets: Mapping[str, Tensor], masks: Mapping[str, Tensor], rows: Tensor
+    ) -> Batch:
+        """A batch with `labelled` derived from the masks."""
+        return Batch(inputs, targets, masks, {task: _labelled_rows(mask) for task, mask in masks.items()}, rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def count(self, task: str) -> int:
+        """How many rows are labelled for `task`; none where the batch does not know the task."""
+        if task not in self.labelled:
+            return 0
+        rows = self.labelled[task]
+        return len(self) if rows is None else len(rows)
+
+    def has(self, task: str) -> bool:
+        """Whether any row is labelled for `task`."""
+        return self.count(task) > 0
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by the DataLoader)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Any) -> Batch:
+        def over(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return function(value)
+            return {name: over(part) for name, part in value.items()} if isinstance(value, Mapping) else value
+
+        return replace(
+            self,
+            inputs=over(self.inputs),
+            targets=over(self.targets),
+            masks=over(self.masks),
+            labelled=over(self.labelled),
+            rows=over(self.rows),
+        )
+
+
+def _labelled_rows(mask: Tensor) -> Tensor | None:
+    labelled = mask if mask.ndim == 1 else mask.any(dim=1)
+    return None if bool(labelled.all()) else labelled.nonzero().squeeze(1)

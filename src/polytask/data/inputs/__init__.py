@@ -1,0 +1,13 @@
+"""Inputs: columns of a table as what an encoder reads."""
+
+from polytask.components import Family
+from polytask.data.inputs.image import ImageInput
+from polytask.data.inputs.input import Input
+from polytask.data.inputs.tabular import TabularInput
+from polytask.data.inputs.text import TextInput
+
+family: Family[Input] = Family("input", Input, {"image": ImageInput, "tabular": TabularInput, "text": TextInput})
+names = family.names
+create = family.create
+
+__all__ = ["ImageInput", "Input", "TabularInput", "TextInput", "create", "family", "names"]

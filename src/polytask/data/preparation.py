@@ -1,0 +1,155 @@
+"""From rows of a table to batches: everything that the training part decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from polytask.data.encoded_rows import EncodedRows
+from polytask.data.inputs import Input
+from polytask.data.inputs.input import require_column
+from polytask.data.loader import Loader
+from polytask.data.table import Table
+from polytask.data.target import Target
+from polytask.data.targets import make_target, target_from_state
+from polytask.errors import UserError
+from polytask.labels import TargetSpec, TargetSummary
+from polytask.shapes import InputShape
+
+CACHE_BYTES = 512 * 2**20
+"""How much memory the encoded rows of one loader may take."""
+
+
+class Preparation:
+    """Fitted inputs and targets.
+
+    Args:
+        inputs: By name.
+        targets: By task.
+    """
+
+    def __init__(self, inputs: Mapping[str, Input], targets: Mapping[str, Target]) -> None:
+        self.inputs = dict(inputs)
+        self.targets = dict(targets)
+
+    @classmethod
+    def fit(
+        cls,
+        table: Table,
+        rows: np.ndarray,
+        inputs: Mapping[str, Input],
+        targets: Mapping[str, TargetSpec],
+        reserved: Collection[str] = (),
+    ) -> Preparation:
+        """Learn from the training part, in bounded memory.
+
+        Args:
+            table: The table.
+            rows: int64: the training rows' positions in it, no others.
+            inputs: New inputs by name; they are fitted.
+            targets: How each task's target is to be read, by task.
+            reserved: More columns that `columns: "*"` must not read: the one that made the split, say.
+
+        Raises:
+            UserError: The data do not have what is asked for.
+        """
+        if len(rows) == 0:
+            raise UserError(f"{table.source}: the training part has no rows.")
+        readers = {task: make_target(task, spec) for task, spec in targets.items()}
+        for reader in readers.values():
+            reader.check(table)
+        answers = {column for spec in targets.values() for column in spec.columns}
+        for name, source in inputs.items():
+            others = {column for other in inputs for column in inputs[other].named if other != name}
+            source.resolve(table, {*answers, *others, *reserved} - set(source.named) | answers)
+        for reader in readers.values():
+            reader.fit(table, rows)
+        for source in inputs.values():
+            source.fit(table, rows)
+        return cls(inputs, readers)
+
+    @property
+    def shapes(self) -> dict[str, InputShape]:
+        """What an encoder has to know, by input."""
+        return {name: source.shape for name, source in self.inputs.items()}
+
+    @property
+    def summaries(self) -> dict[str, TargetSummary]:
+        """What the training part says about each task's target."""
+        return {task: target.summary for task, target in self.targets.items()}
+
+    def loader(
+        self,
+        table: Table,
+        rows: np.ndarray | None = None,
+        *,
+        batch_size: int,
+        training: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+        pin_memory: bool = False,
+        targets: bool | Collection[str] = True,
+        drop_last: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> Loader:
+        """Batches of some rows. Rows without labels are among them, with false masks.
+
+        Args:
+            table: The table; any that has the columns.
+            rows: int64: the rows' positions in it; None: all.
+            batch_size: Rows in a batch; the last one may have fewer.
+            training: Whether each epoch has another order, and inputs are augmented.
+            seed: What order and augmentation follow from.
+            workers: Processes that prepare batches. None is started where batches are ready in memory.
+            pin_memory: Put batches into page-locked memory, from where they reach a GPU sooner.
+            targets: Whether to read the targets, or those of which tasks; the table need not have the others' columns.
+            drop_last: Leave out a last batch that is not full.
+            cache_bytes: Inputs are encoded once and kept in memory up to so many bytes, the others for each batch.
+
+        Raises:
+            UserError: A column is not there, or a row cannot be read.
+        """
+        rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if len(rows) == 0:
+            raise UserError(f"{table.source}: there is no row to make a batch of.")
+        for name, source in self.inputs.items():
+            for column in source.columns:
+                require_column(table, column, f", which the input '{name}' reads")
+        wanted = (self.targets if targets else ()) if isinstance(targets, bool) else targets
+        readers = {task: self.targets[task] for task in wanted}
+        for reader in readers.values():
+            reader.check(table)
+        encoded = EncodedRows(
+            table, rows, self.inputs, readers, seed=seed if training else None, cache_bytes=cache_bytes
+        )
+        return Loader(
+            encoded,
+            table,
+            batch_size=batch_size,
+            shuffle=training,
+            seed=seed,
+            workers=workers,
+            pin_memory=pin_memory,
+            drop_last=drop_last,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was learned, ready for JSON."""
+        return {
+            "inputs": {name: source.state_dict() for name, source in self.inputs.items()},
+            "targets": {task: target.state_dict() for task, target in self.targets.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], inputs: Mapping[str, Input]) -> Preparation:
+        """The preparation whose `state_dict` this is.
+
+        Args:
+            state: The state.
+            inputs: New inputs of the same names and parameters; they take over what was learned.
+        """
+        for name, source in inputs.items():
+            source.load_state_dict(state["inputs"][name])
+        return cls(inputs, {task: target_from_state(task, part) for task, part in state["targets"].items()})

@@ -1,0 +1,6 @@
+"""Readers of tables: CSV, Parquet, JSON Lines, Arrow and Hugging Face folders, image folders."""
+
+from polytask.data.readers.formats import read_table
+from polytask.data.readers.options import ReadOptions
+
+__all__ = ["ReadOptions", "read_table"]

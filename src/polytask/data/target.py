@@ -1,0 +1,124 @@
+"""What a target is: columns of a table that become what one task learns."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from polytask.data.table import Table
+from polytask.errors import UserError, closest, listing
+from polytask.labels import TargetSpec, TargetSummary
+
+log = logging.getLogger("polytask")
+
+UNKNOWN = "unknown"
+"""The name of the extra class for values that the training part does not have."""
+
+
+class Target(ABC):
+    """The reader of one task's target.
+
+    Args:
+        task: The task's name, for messages.
+        spec: How its columns are to be read.
+    """
+
+    def __init__(self, task: str, spec: TargetSpec) -> None:
+        self.task = task
+        self.spec = spec
+        self._summary: TargetSummary | None = None
+
+    @property
+    def summary(self) -> TargetSummary:
+        """What the training part says; after `fit`."""
+        if self._summary is None:
+            raise RuntimeError(f"The target of the task '{self.task}' is not fitted yet.")
+        return self._summary
+
+    def check(self, table: Table) -> None:
+        """Make sure that the table has the target's columns.
+
+        Raises:
+            UserError: One is not there.
+        """
+        for column in self.spec.columns:
+            if column not in table.columns:
+                raise UserError(
+                    f"{table.source} has no column '{column}', the target of the task '{self.task}'."
+                    f"{closest(column, table.columns)} Its columns: {listing(table.columns, limit=30)}."
+                )
+
+    def fit(self, table: Table, rows: np.ndarray) -> TargetSummary:
+        """Learn from the training rows (int64 positions), in bounded memory.
+
+        Raises:
+            UserError: A column is not there, a value cannot be read, or there is nothing to learn.
+        """
+        self.check(table)
+        self._summary = self._learn(table, rows)
+        return self._summary
+
+    @abstractmethod
+    def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
+        """Target and mask, as in `Batch`.
+
+        Args:
+            part: The rows' columns.
+            rows: int64 `[B]`: their positions in `table`.
+            table: Where they come from, for messages.
+
+        Raises:
+            UserError: A value cannot be read, or is a class that the training part does not have.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was learned, ready for JSON."""
+        return {"spec": _plain(asdict(self.spec)), "summary": _plain(asdict(self.summary))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what another target of the same kind learned."""
+        self._summary = TargetSummary(**{name: _fixed(value) for name, value in state["summary"].items()})
+
+    @abstractmethod
+    def _learn(self, table: Table, rows: np.ndarray) -> TargetSummary:
+        """What the training rows say."""
+
+    def _require_labels(self, labelled: int, table: Table, rows: np.ndarray) -> None:
+        if labelled == 0:
+            raise UserError(
+                f"Task '{self.task}': none of the {len(rows):,} training rows of {table.source} has a value in "
+                f"{listing(self.spec.columns)}, so there is nothing to learn from."
+            )
+
+    def _unseen(self, value: str, row: int, table: Table) -> UserError:
+        classes = self.spec.classes or self.summary.classes
+        origin = "is not among the task's classes" if self.spec.classes else "does not occur in the training part"
+        return UserError(
+            f"{table.locate(row)}: the class '{value}' of '{self.spec.columns[0]}' (task '{self.task}') {origin}."
+            f"{closest(value, classes)} Allowed: {listing(classes)}. Mend the value, empty the cell, or set unseen: "
+            f"unknown, which puts it into an extra class '{UNKNOWN}'."
+        )
+
+    def _with_unknown(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        extra = self.spec.unseen == "unknown" and UNKNOWN not in classes
+        return (*classes, UNKNOWN) if extra else classes
+
+
+def spec_from_state(state: Mapping[str, Any]) -> TargetSpec:
+    """The description of the target whose `state_dict` this is."""
+    return TargetSpec(**{name: _fixed(value) for name, value in state["spec"].items()})
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,125 @@
+"""Targets of one class or of numbers, and the way from a description to a target."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from polytask.data.class_names import class_names, count_names, in_order
+from polytask.data.label_sets import LabelsTarget
+from polytask.data.moments import Moments
+from polytask.data.number_matrix import number_matrix
+from polytask.data.table import Table
+from polytask.data.target import UNKNOWN, Target, spec_from_state
+from polytask.errors import UserError
+from polytask.labels import TargetSpec, TargetSummary
+
+log = logging.getLogger("polytask")
+
+_MANY_CLASSES = 100
+
+
+class CategoryTarget(Target):
+    """One class a row: int64 `[B]`."""
+
+    def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
+        """See `Target.encode`."""
+        return self._encode(part, rows, table, tuple(self.summary.classes))
+
+    def _encode(
+        self, part: pa.Table, rows: np.ndarray, table: Table, classes: tuple[str, ...]
+    ) -> tuple[Tensor, Tensor]:
+        names = class_names(part.column(self.spec.columns[0]))
+        codes = pc.index_in(names, value_set=pa.array(classes, pa.large_string()))
+        present = np.asarray(pc.is_valid(names))
+        unseen = present & np.asarray(pc.is_null(codes))
+        target = np.array(codes.fill_null(0)).astype(np.int64)
+        if unseen.any():
+            index = int(unseen.argmax())
+            if self.spec.unseen == "error":
+                raise self._unseen(names[index].as_py(), int(rows[index]), table)
+            target[unseen] = classes.index(UNKNOWN)
+        return torch.from_numpy(target), torch.from_numpy(present)
+
+    def _learn(self, table: Table, rows: np.ndarray) -> TargetSummary:
+        counts: Counter[str] = Counter()
+        for positions, part in table.batches(self.spec.columns, rows):
+            if self.spec.classes is not None:
+                self._encode(part, positions, table, self._with_unknown(self.spec.classes))
+            counts += count_names(class_names(part.column(self.spec.columns[0])))
+        self._require_labels(counts.total(), table, rows)
+        if self.spec.classes is None and len(counts) == 1:
+            raise UserError(
+                f"Task '{self.task}': in the training part of {table.source}, '{self.spec.columns[0]}' has only one "
+                f"class, '{next(iter(counts))}', so there is nothing to tell apart. At least two are needed."
+            )
+        classes = self._with_unknown(self.spec.classes or in_order(counts))
+        self._warn(counts, classes)
+        by_class = Counter({UNKNOWN: 0})
+        for name, count in counts.items():
+            by_class[name if name in classes else UNKNOWN] += count
+        return TargetSummary(labelled=counts.total(), classes=classes, counts=tuple(by_class[name] for name in classes))
+
+    def _warn(self, counts: Counter[str], classes: tuple[str, ...]) -> None:
+        if len(classes) > _MANY_CLASSES and len(counts) > counts.total() / 2:
+            log.warning(
+                "Task '%s': '%s' has %d classes in %d training rows. For a quantity, the task's type is regression.",
+                self.task,
+                self.spec.columns[0],
+                len(counts),
+                counts.total(),
+            )
+        absent = [name for name in self.spec.classes or () if name not in counts]
+        if absent:
+            log.warning("Task '%s': no training row has the class '%s'.", self.task, "', '".join(absent))
+
+
+class NumbersTarget(Target):
+    """One or several numbers a row: float32 `[B, M]`, in the user's units."""
+
+    def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
+        """See `Target.encode`."""
+        numbers = number_matrix(part, self.spec.columns, rows, table)
+        known = ~np.isnan(numbers)
+        values = np.where(known, numbers, 0.0).astype(np.float32)
+        return torch.from_numpy(values), torch.from_numpy(known)
+
+    def _learn(self, table: Table, rows: np.ndarray) -> TargetSummary:
+        moments, labelled = Moments(len(self.spec.columns)), 0
+        for positions, part in table.batches(self.spec.columns, rows):
+            numbers = number_matrix(part, self.spec.columns, positions, table)
+            moments.add(numbers)
+            labelled += int((~np.isnan(numbers)).any(axis=1).sum())
+        self._require_labels(labelled, table, rows)
+        for column, count, std in zip(self.spec.columns, moments.count, moments.std, strict=True):
+            if std == 0:
+                described = "has no value" if count == 0 else "has one and the same value"
+                log.warning("Task '%s': '%s' %s in the training part.", self.task, column, described)
+        return TargetSummary(
+            labelled=labelled,
+            mean=tuple(moments.mean.tolist()),
+            std=tuple(np.where(moments.std > 0, moments.std, 1.0).tolist()),
+        )
+
+
+_KINDS: Mapping[str, type[Target]] = {"category": CategoryTarget, "labels": LabelsTarget, "numbers": NumbersTarget}
+
+
+def make_target(task: str, spec: TargetSpec) -> Target:
+    """The reader that a description asks for."""
+    return _KINDS[spec.kind](task, spec)
+
+
+def target_from_state(task: str, state: Mapping[str, Any]) -> Target:
+    """The fitted reader whose `state_dict` this is."""
+    target = make_target(task, spec_from_state(state))
+    target.load_state_dict(state)
+    return target

@@ -1,0 +1,138 @@
+"""Encoders as ordered stages: the protocol that every sharing scheme builds on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from polytask.errors import UserError, closest, listing
+from polytask.modules import NamedModules
+
+Modality = Literal["tabular", "image", "text"]
+FeatureKind = Literal["vector", "map", "tokens"]
+
+
+class Features(NamedTuple):
+    """What flows from stage to stage.
+
+    Attributes:
+        values: `[B, D]` (vector), `[B, C, H, W]` (map) or `[B, T, D]` (tokens).
+        mask: `[B, T]`, true where a token is real; None where there is nothing to mask.
+    """
+
+    values: Tensor
+    mask: Tensor | None = None
+
+    def select(self, rows: Tensor | None) -> Features:
+        """The features of some rows (int64 positions), or of all for None."""
+        if rows is None:
+            return self
+        return Features(self.values[rows], None if self.mask is None else self.mask[rows])
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What one row of a stage's output looks like.
+
+    Attributes:
+        kind: `vector` `[D]`, `map` `[C, H, W]` or `tokens` `[T, D]`.
+        width: D or C: the number of features at one position.
+    """
+
+    kind: FeatureKind
+    width: int
+
+
+class Stage(nn.Module):
+    """One step of an encoder: features in, features out. The first stage reads the raw input instead.
+
+    Args:
+        module: Computes the values from the values; the mask passes by. Subclasses that need the mask, or read a raw
+            input, override `forward`.
+        shape: The shape of the output.
+    """
+
+    def __init__(self, module: nn.Module, shape: FeatureShape) -> None:
+        super().__init__()
+        self.module = module
+        self.shape = shape
+
+    def forward(self, features: Any) -> Features:
+        """`Features` (or, in the first stage, the raw input) to `Features`."""
+        if not isinstance(features, Features):
+            features = Features(features)
+        return Features(self.module(features.values), features.mask)
+
+
+class Encoder(nn.Module):
+    """Turns one modality into a vector per row through an ordered list of stages.
+
+    Args:
+        stages: The stages by name, in order, from the raw input to a `vector`.
+    """
+
+    modality: ClassVar[Modality]
+
+    def __init__(self, stages: Mapping[str, Stage]) -> None:
+        super().__init__()
+        self.stages: NamedModules[Stage] = NamedModules(stages)
+
+    def for_reload(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters that build this encoder again to receive saved weights.
+
+        Encoders that start from pretrained weights override it, so that a saved model loads without them: nothing is
+        downloaded, and no file of the training machine is read. The values are JSON-able.
+
+        Args:
+            parameters: Those that built this encoder, the shape of its input left out.
+        """
+        return dict(parameters)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages' names, in order."""
+        return tuple(self.stages)
+
+    @property
+    def shape(self) -> FeatureShape:
+        """The shape of the last stage's output."""
+        return self.stages[self.stage_names[-1]].shape
+
+    def depth_of(self, stage: str | int | None) -> int:
+        """How many stages lie up to and including `stage`; see the function of this name."""
+        return depth_of(stage, self.stage_names)
+
+    def forward(self, inputs: Any) -> Features:
+        """The raw input through all stages."""
+        features = inputs
+        for name in self.stages:
+            features = self.stages[name](features)
+        return features  # type: ignore[no-any-return]
+
+
+def depth_of(stage: str | int | None, names: Sequence[str]) -> int:
+    """How many stages lie up to and including `stage`.
+
+    Args:
+        stage: A stage's name, or a number of stages (negative counts from the end); None means all.
+        names: The stages' names, in order.
+
+    Raises:
+        UserError: There is no such stage.
+    """
+    if stage is None:
+        return len(names)
+    if isinstance(stage, str):
+        if stage in names:
+            return names.index(stage) + 1
+        raise UserError(
+            f"The encoder has no stage '{stage}'.{closest(stage, names)} "
+            f"Its stages, in order: {listing(names, limit=60)}."
+        )
+    depth = stage + len(names) if stage < 0 else stage
+    if not 0 <= depth <= len(names):
+        raise UserError(f"{stage} stages were asked for, but the encoder has {len(names)}: {listing(names, limit=60)}.")
+    return depth

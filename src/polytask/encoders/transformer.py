@@ -1,0 +1,146 @@
+"""Transformer encoder over tokens, trained from scratch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polytask.components import FromData
+from polytask.encoders.attention import SelfAttention
+from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.limits import at_least, dropout_rate, one_of
+from polytask.encoders.token_embedding import TokenEmbedding
+from polytask.encoders.token_pooling import TokenPool
+from polytask.errors import UserError
+from polytask.shapes import TextShape
+
+
+class Transformer(Encoder):
+    """Transformer encoder.
+
+    Vaswani et al., "Attention Is All You Need", NeurIPS 2017, https://arxiv.org/abs/1706.03762, with the normalisation
+    before each part (Xiong et al., ICML 2020, https://arxiv.org/abs/2002.04745) and GELU. Stages: `embed` (tokens and
+    positions), `block1`, `block2`..., `pool`.
+
+    Args:
+        dim: Number of features of a token.
+        depth: Number of blocks.
+        heads: Number of attention heads; divides `dim`.
+        hidden: Number of units of a block's feed-forward part; None means four times `dim`.
+        dropout: Probability of dropping a feature of the embedding, an attention weight, a unit of the feed-forward
+            part, or a value that a block adds, while training.
+        positions: `"learned"`, a vector for each position up to the longest text; or `"sinusoidal"`, fixed waves,
+            which know any length and need an even `dim`.
+        pooling: From tokens to a vector: `"mean"` over the text, or `"cls"`, a token of its own before the text.
+        shape: The texts.
+
+    Raises:
+        UserError: A parameter is out of its limits.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        dim: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        hidden: int | None = None,
+        *,
+        dropout: float = 0.1,
+        positions: Literal["learned", "sinusoidal"] = "learned",
+        pooling: Literal["mean", "cls"] = "mean",
+        shape: FromData[TextShape],
+    ) -> None:
+        at_least(1, dim=dim, depth=depth, heads=heads, hidden=hidden)
+        dropout_rate(dropout=dropout)
+        one_of(("learned", "sinusoidal"), positions=positions)
+        one_of(("mean", "cls"), pooling=pooling)
+        embed = PositionedEmbedding(shape, dim, dropout, positions, class_token=pooling == "cls")
+        stages: dict[str, Stage] = {"embed": embed}
+        for number in range(1, depth + 1):
+            stages[f"block{number}"] = _Block(dim, heads, hidden or 4 * dim, dropout)
+        stages["pool"] = TokenPool(dim, "first" if pooling == "cls" else "mean", norm=nn.LayerNorm(dim))
+        super().__init__(stages)
+
+
+class PositionedEmbedding(TokenEmbedding):
+    """Token ids to vectors that know their position.
+
+    Args:
+        shape: The texts.
+        dim: Number of features of a token.
+        dropout: Probability of dropping a feature while training.
+        positions: `learned` or `sinusoidal`.
+        class_token: Whether a learned token stands before the text.
+    """
+
+    positions: Tensor
+
+    def __init__(self, shape: TextShape, dim: int, dropout: float, positions: str, class_token: bool) -> None:
+        super().__init__(shape, dim, dropout)
+        self.class_token = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5) if class_token else None
+        if positions == "learned":
+            self.positions = nn.Parameter(torch.randn(shape.length, dim) * dim**-0.5)
+        else:
+            self.register_buffer("positions", sinusoids(shape.length, dim), persistent=False)
+        self.fixed = positions == "sinusoidal"
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        """`{"ids": int64 [B, T], "mask": bool [B, T]}` to `[B, T, dim]`, or `[B, 1 + T, dim]` with a class token.
+
+        Raises:
+            UserError: The texts are longer than the learned positions.
+        """
+        ids, mask = inputs["ids"], inputs["mask"]
+        rows, length = ids.shape
+        positions = self.positions
+        if length > len(positions):
+            if not self.fixed:
+                raise UserError(
+                    f"A text of {length} tokens is longer than the {len(positions)} that this encoder has positions "
+                    "for. Cut the texts to that length, or use positions: sinusoidal."
+                )
+            positions = sinusoids(length, positions.shape[1]).to(positions)
+        values = self.module(ids) + positions[:length]
+        if self.class_token is not None:
+            values = torch.cat([self.class_token.expand(rows, -1, -1), values], dim=1)
+            mask = torch.cat([mask.new_ones(rows, 1), mask], dim=1)
+        return Features(self.dropout(values), mask)
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """Sines and cosines of geometrically spaced wavelengths, `[length, dim]`, each row of length 1.
+
+    Raises:
+        UserError: `dim` is odd.
+    """
+    if dim % 2:
+        raise UserError(f"positions: sinusoidal needs an even 'dim', but {dim} was given.")
+    rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
+    angles = torch.arange(length).unsqueeze(1) * rates
+    # Rows of length 1, as the token vectors have, so that neither drowns the other.
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1) * math.sqrt(2 / dim)
+
+
+class _Block(Stage):
+    module: SelfAttention
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__(SelfAttention(dim, heads, dropout), FeatureShape("tokens", dim))
+        self.attention_norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim)
+        self.first = nn.Linear(dim, hidden)
+        self.second = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Features) -> Features:
+        values, mask = features
+        values = values + self.dropout(self.module(self.attention_norm(values), mask))
+        inner = self.dropout(F.gelu(self.first(self.norm(values))))
+        return Features(values + self.dropout(self.second(inner)), mask)

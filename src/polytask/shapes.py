@@ -1,0 +1,52 @@
+"""What the data tell an encoder about its input: the one thing that data and encoders both know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TabularShape:
+    """Columns of a table taken together.
+
+    Attributes:
+        numeric: How many numeric columns there are, missing-value indicators included.
+        cardinalities: For each categorical column, its number of codes (missing and unknown included).
+    """
+
+    numeric: int
+    cardinalities: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Images of one size.
+
+    Attributes:
+        channels: 1 for grey images, 3 for colour.
+        height: In pixels.
+        width: In pixels.
+    """
+
+    channels: int = 3
+    height: int = 224
+    width: int = 224
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """Text as token ids.
+
+    Attributes:
+        vocabulary: Number of ids, the special ones included.
+        length: The greatest number of tokens of one text.
+        padding: The id that fills short texts.
+    """
+
+    vocabulary: int
+    length: int = 512
+    padding: int = 0
+
+
+InputShape = TabularShape | ImageShape | TextShape

@@ -1,0 +1,172 @@
+"""One class out of several, for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polytask.components import FromData
+from polytask.errors import UserError, listing
+from polytask.labels import TargetSpec, TargetSummary
+from polytask.tasks.head import mlp_head
+from polytask.tasks.metrics import ClassMetric
+from polytask.tasks.target import class_names, completed, named_weights, one_column, task_name
+from polytask.tasks.task import Task, in_full_precision
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+_IGNORED = -100
+
+
+class Classification(Task):
+    """One class out of two or more: softmax and cross-entropy.
+
+    The loss of a batch is `sum_i w(y_i) l_i / sum_i w(y_i)` over its labelled rows, with `l_i` the cross-entropy of
+    row i and `w` the class weights, all 1 by default (the convention of `torch.nn.functional.cross_entropy`).
+
+    Args:
+        target: The column to predict; None: the one called as the task is.
+        name: The task's name; None: the target.
+        classes: The classes in order, or their number C for classes that are called `0` to `C - 1`; None: those of
+            the training data.
+        weight: Multiplies the loss before the balancer sees it.
+        class_weights: Weights of the classes in the loss, by name (1 for those not named), or `balanced`: n / (C n_c)
+            for a class with n_c of n training rows, C being the number of classes that occur; 1 for one that does not.
+        label_smoothing: Share of the target probability that is spread evenly over all classes, in [0, 1).
+        metric: The metric that judges the task.
+        unseen: What a class that the training data do not have does later: `error`, or `unknown`, an extra class.
+        hidden: Widths of the head's hidden layers; none: a linear head.
+        dropout: Probability of dropping a value before each linear map of the head.
+        counts: Training rows of each class.
+
+    Raises:
+        UserError: A parameter is out of range, or weights name a class that does not exist.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = get_args(ClassMetric)
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        name: str | None = None,
+        classes: int | Sequence[str] | None = None,
+        weight: float = 1.0,
+        class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
+        label_smoothing: float = 0.0,
+        metric: ClassMetric = "accuracy",
+        unseen: Literal["error", "unknown"] = "error",
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        counts: FromData[Sequence[int] | None] = None,
+    ) -> None:
+        columns = one_column(target, name)
+        super().__init__(task_name(name, columns), columns, weight, metric)
+        names = class_names(classes, self.name)
+        if names is None:
+            raise UserError(f"Task '{self.name}': without data, classes has to be given: their number or their names.")
+        if len(names) < 2:
+            raise UserError(
+                f"Task '{self.name}' has only one class, {listing(names)}: there is nothing to tell apart. Two or more "
+                "are needed."
+            )
+        if not 0 <= label_smoothing < 1:
+            raise UserError(
+                f"Task '{self.name}': label_smoothing is {label_smoothing}, but must be at least 0 and below 1."
+            )
+        if counts is not None and len(counts) != len(names):
+            raise UserError(f"Task '{self.name}': there are {len(names)} classes, but {len(counts)} counts.")
+        self.classes = names
+        self.counts = None if counts is None else tuple(counts)
+        self.label_smoothing = label_smoothing
+        self.unseen = unseen
+        self.hidden, self.dropout = tuple(hidden), dropout
+        self.register_buffer("class_weights", self._weights(class_weights))
+
+    def _weights(self, given: Literal["balanced"] | Mapping[str, float] | None) -> Tensor | None:
+        if given is None:
+            return None
+        if given != "balanced":
+            if isinstance(given, str):
+                raise UserError(
+                    f"Task '{self.name}': class_weights is '{given}'. Allowed: 'balanced', or weights by class."
+                )
+            weights = torch.tensor(named_weights(given, self.classes, task=self.name, parameter="class_weights"))
+            if not weights.any():
+                raise UserError(f"Task '{self.name}': class_weights are all 0, so there is nothing to learn.")
+            return weights
+        if self.counts is None:
+            raise UserError(f"Task '{self.name}': balanced class_weights need counts, the training rows of each class.")
+        rows = torch.tensor(self.counts, dtype=torch.float64)
+        balanced = rows.sum() / ((rows > 0).sum() * rows)
+        return balanced.where(rows > 0, 1.0).float()
+
+    @classmethod
+    def target_spec(cls, parameters: Mapping[str, Any]) -> TargetSpec:
+        """See `Task.target_spec`."""
+        columns = one_column(parameters.get("target"), parameters.get("name"))
+        return TargetSpec(
+            kind="category",
+            columns=columns,
+            classes=class_names(parameters.get("classes"), task_name(parameters.get("name"), columns)),
+            unseen=parameters.get("unseen", "error"),
+        )
+
+    @classmethod
+    def complete(cls, parameters: Mapping[str, Any], summary: TargetSummary) -> dict[str, Any]:
+        """See `Task.complete`."""
+        return completed(parameters, summary, classes=summary.classes, counts=map(int, summary.counts))
+
+    @property
+    def outputs(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    def make_head(self, width: int) -> nn.Module:
+        """See `Task.make_head`."""
+        return mlp_head(width, self.hidden, self.outputs, self.dropout, task=self.name)
+
+    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """See `Task.loss`."""
+        weights = self.class_weights
+        summed = F.cross_entropy(
+            in_full_precision(output),
+            target.masked_fill(~mask, _IGNORED),
+            weight=weights,
+            ignore_index=_IGNORED,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        total = mask.sum() if weights is None else weights[target].masked_fill(~mask, 0.0).sum()
+        # A batch may consist of classes of weight 0 alone: its mean is 0, not 0/0.
+        return summed / total.where(total > 0, 1)
+
+    def metrics(self) -> MetricCollection:
+        """See `Task.metrics`."""
+        from polytask.tasks.scores import class_metrics
+
+        return class_metrics(self.outputs, labels=False)
+
+    def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor, mask: Tensor) -> None:
+        """See `Task.update_metrics`."""
+        metrics.update(in_full_precision(output[mask]).softmax(dim=1), target[mask])
+
+    def baseline(self, rows: int) -> Tensor:
+        """Logarithms of the class frequencies in the training rows; half a row for a class without any."""
+        if self.counts is None:
+            raise UserError(f"Task '{self.name}' has no baseline without counts, the training rows of each class.")
+        frequencies = torch.tensor(self.counts, dtype=torch.float32).clamp(min=0.5)
+        return (frequencies / frequencies.sum()).log().expand(rows, -1)
+
+    def decode(self, output: Tensor) -> dict[str, Any]:
+        """See `Task.decode`."""
+        probabilities = in_full_precision(output.detach()).softmax(dim=1).cpu().numpy()
+        named = np.array(self.classes, dtype=object)[probabilities.argmax(axis=1)]
+        return {"": named, **{f"p_{c}": probabilities[:, i] for i, c in enumerate(self.classes)}}

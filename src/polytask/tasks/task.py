@@ -1,0 +1,121 @@
+"""What a task is: a target, a head, a loss, metrics. Never how it is shared."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from polytask.errors import UserError, closest, listing
+from polytask.labels import TargetSpec, TargetSummary
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+class Task(nn.Module, ABC):
+    """One thing to learn.
+
+    A task is a module only so that what it knows of its target (class weights, mean and standard deviation) travels
+    with the model and its device; it has no trainable parameters. Its head has them.
+
+    Args:
+        name: The task's name, in every table and metric key.
+        columns: The target columns.
+        weight: Multiplies the loss before the balancer sees it.
+        metric: The metric that judges the task: a key of `metrics()`.
+
+    Attributes:
+        metric_names: The keys of `metrics()`.
+
+    Raises:
+        UserError: The name has a dot or is empty, the weight is negative, or there is no such metric.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, name: str, columns: Sequence[str], weight: float, metric: str) -> None:
+        super().__init__()
+        if not name or "." in name:
+            raise UserError(
+                f"'{name}' cannot name a task, as it is empty or has a dot. Give the task a name of its own "
+                "(name=...) and the column as its target."
+            )
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"Task '{name}': weight is {weight}, but must be a number of at least 0.")
+        if metric not in self.metric_names:
+            raise UserError(
+                f"Task '{name}': there is no metric '{metric}'.{closest(metric, self.metric_names)} "
+                f"Allowed: {listing(self.metric_names)}."
+            )
+        self.name = name
+        self.columns = tuple(columns)
+        self.weight = weight
+        self.metric = metric
+
+    @classmethod
+    @abstractmethod
+    def target_spec(cls, parameters: Mapping[str, Any]) -> TargetSpec:
+        """How the target columns are to be read, given the parameters of the task's `__init__`."""
+
+    @classmethod
+    @abstractmethod
+    def complete(cls, parameters: Mapping[str, Any], summary: TargetSummary) -> dict[str, Any]:
+        """The parameters of the task's `__init__` with what the training part says filled in, as plain JSON values.
+
+        Args:
+            parameters: As the user gave them.
+            summary: What the training part says about the target.
+
+        Raises:
+            UserError: The task cannot be learned from this training part.
+        """
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """The number of outputs of the head for one row."""
+
+    @abstractmethod
+    def make_head(self, width: int) -> nn.Module:
+        """A new head: `[B, width]` features to `[B, outputs]`."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Mean loss over the labelled entries, a scalar that does not depend on the target's units.
+
+        Args:
+            output: `[B, outputs]`, from the head.
+            target: As in `Batch.targets`.
+            mask: Where `target` has a label; at least one entry is true.
+        """
+
+    @abstractmethod
+    def metrics(self) -> MetricCollection:
+        """New metrics, to be fed by `update_metrics`, in the user's units."""
+
+    @abstractmethod
+    def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Give the labelled rows to `metrics`."""
+
+    @abstractmethod
+    def baseline(self, rows: int) -> Tensor:
+        """`[rows, outputs]`: the best constant output, from the training part alone (class frequencies, mean)."""
+
+    @abstractmethod
+    def decode(self, output: Tensor) -> Mapping[str, Any]:
+        """Columns of a prediction table, by what comes after the task's name.
+
+        Returns:
+            `""`: the prediction itself, a class name or a value in the user's units; `"p_<class>"`: probabilities.
+            Several numbers have their columns' names instead. Each is a list or numpy array of B values.
+        """
+
+
+def in_full_precision(output: Tensor) -> Tensor:
+    """`output` in float32 or wider: losses and probabilities are not computed in the half precision of autocast."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -1,0 +1,236 @@
+"""The training loop's steps, on Lightning with manual optimisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from polytask.balancing import Balancer
+from polytask.data.batch import Batch
+from polytask.model import MultiTaskModel
+from polytask.optimization import LRSchedule, Optimizer
+from polytask.training.scoring import Scorer, baseline_outputs
+from polytask.training.selection import Best, criterion_value, mean_gain
+from polytask.training.step_log import StepLog
+from polytask.training.transfer import Transfer
+
+
+class EpochSink(Protocol):
+    """Is told of each epoch's numbers when they are complete."""
+
+    def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
+        """Take in the record of one epoch; `improved` says whether it is the best so far."""
+
+
+class MultiTaskModule(LightningModule):
+    """Trains a `MultiTaskModel`: losses to the balancer, gradients to the optimiser, scores to the selection.
+
+    Args:
+        model: The network.
+        balancer: Turns the tasks' losses into gradients; prepared for the model's tasks.
+        optimizer: Builds the optimiser.
+        lr_schedule: Builds the learning-rate schedule.
+        transfer: Which stages learn when.
+        best: The criterion of selection.
+        stopping: The criterion of early stopping; None: train for all epochs.
+        steps_per_epoch: Optimiser steps in one epoch.
+        epochs: Number of epochs.
+        accumulate: Batches whose gradients are averaged for one step.
+        gradient_clip: Greatest norm of the gradient of all parameters together; None: as it is.
+        log_every: Steps between two looks at the losses; the device is waited for at these only.
+        seed: Everything random in an epoch follows from this and the epoch's number, so a resumed run needs no
+            random state.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        balancer: Balancer,
+        *,
+        optimizer: Optimizer,
+        lr_schedule: LRSchedule,
+        transfer: Transfer,
+        best: Best,
+        stopping: Best | None,
+        steps_per_epoch: int,
+        epochs: int,
+        accumulate: int = 1,
+        gradient_clip: float | None = None,
+        log_every: int = 20,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.balancer = balancer
+        self.best = best
+        self.stopping = stopping
+        self.history: list[dict[str, float]] = []
+        self.baseline: dict[str, dict[str, float]] = {}
+        self.steps = 0
+        self.step_log = StepLog(model.task_names, log_every)
+        self.sinks: list[EpochSink] = []
+        self._optimizer = optimizer
+        self._lr_schedule = lr_schedule
+        self._transfer = transfer
+        self._total_steps = max(1, epochs * steps_per_epoch)
+        self._steps_per_epoch = max(1, steps_per_epoch)
+        self._accumulate = accumulate
+        self._gradient_clip = gradient_clip
+        self._seed = seed
+        self._shared: list[nn.Parameter] = []
+        self._scorer: Scorer | None = None
+        self._baseline_scorer: Scorer | None = None
+        self._scores: dict[str, dict[str, float]] = {}
+
+    # -- set-up ---------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser over the model's and the balancer's parameters; the schedule is this module's own."""
+        groups = self._transfer.parameter_groups(self.model)
+        own = list(self.balancer.parameters())
+        if own:
+            groups.append({"params": own, "lr_scale": 1.0, "weight_decay": 0.0})
+        optimizer = self._optimizer.build(groups)
+        self.schedule = self._lr_schedule.build(optimizer, self._total_steps, self._steps_per_epoch)
+        return optimizer
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Fix the random numbers of this epoch, and what learns in it."""
+        torch.manual_seed(self._seed * 1_000_003 + self.current_epoch)
+        self._transfer.apply(self.model, self.current_epoch)
+        self._shared = [parameter for parameter in self.model.trunk.shared_parameters() if parameter.requires_grad]
+        self.step_log.start_epoch()
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One batch: backward always, a step of the optimiser each `accumulate` batches."""
+        losses = self.model.losses(batch)
+        if losses:
+            weighted = {name: self._weighted(name, loss) for name, loss in losses.items()}
+            self.balancer.backward(weighted, self._shared, scaler=self._scaler)
+            self._note(losses, batch)
+        if (batch_index + 1) % self._accumulate == 0 or self.trainer.is_last_batch:
+            self._step(batch_index % self._accumulate + 1)
+
+    def _weighted(self, name: str, loss: Tensor) -> Tensor:
+        weight = self.model.tasks[name].weight
+        return loss if weight == 1 else loss * weight
+
+    def _note(self, losses: dict[str, Tensor], batch: Batch) -> None:
+        step = self.balancer.last
+        weights = None if step is None else step.weight_values
+        rows = [batch.count(name) for name in losses]
+        self.step_log.add(tuple(losses), torch.stack([loss.detach() for loss in losses.values()]), weights, rows)
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _step(self, batches: int) -> None:
+        optimizer = self.optimizers()
+        if batches > 1:
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            torch._foreach_div_(gradients, batches)
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        self.schedule.step()
+        self.steps += 1
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip; in float16 Lightning has just unscaled the gradients."""
+        if self._gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._gradient_clip)
+
+    # -- validation -----------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to collect scores; the baseline's too, the first time."""
+        tasks = list(self.model.tasks.values())
+        self._scorer = Scorer(tasks)
+        self._baseline_scorer = None if self.baseline else Scorer(tasks)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Score one batch."""
+        assert self._scorer is not None
+        present = [task for task in self.model.task_names if batch.has(task)]
+        self._scorer.update(self.model(batch.inputs, present, batch.labelled), batch)
+        if self._baseline_scorer is not None:
+            tasks = list(self.model.tasks.values())
+            self._baseline_scorer.update(baseline_outputs(tasks, batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Turn what was collected into scores."""
+        assert self._scorer is not None
+        self._scores = self._scorer.compute()
+        if self._baseline_scorer is not None:
+            self.baseline = self._baseline_scorer.compute()
+        self._scorer = self._baseline_scorer = None
+
+    # -- the end of an epoch --------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self) -> None:
+        """Write down the epoch's numbers, choose, and decide whether to go on."""
+        self.step_log.flush()
+        tasks = dict(self.model.tasks.items())
+        epoch = self.current_epoch
+        record: dict[str, float] = {"epoch": epoch + 1, "step": self.steps, "lr": self.schedule.lr}
+        record.update(self.step_log.epoch_means())
+        for task, scores in self._scores.items():
+            record.update({f"{task}/valid/{metric}": value for metric, value in scores.items()})
+        if self._scores:
+            record["valid/mean_gain"] = mean_gain(tasks, self._scores, self.baseline)
+        value = criterion_value(self.best.criterion, tasks, self._scores, self.baseline)
+        improved = self.best.update(value, epoch)
+        if math.isnan(self.best.value):  # there is nothing to choose by, so the last epoch stands
+            self.best.epoch, improved = epoch, True
+        self.schedule.epoch_end(value, higher_is_better=self.best.higher_is_better)
+        self.history.append(record)
+        if self.stopping is not None and self._scores:
+            self.stopping.update(criterion_value(self.stopping.criterion, tasks, self._scores, self.baseline), epoch)
+            if self.stopping.exhausted:
+                self.trainer.should_stop = True
+        self._scores = {}
+        for sink in self.sinks:
+            sink.epoch_done(record, improved)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what this module decides by to Lightning's checkpoint."""
+        checkpoint["polytask"] = {
+            "steps": self.steps,
+            "batches": self.step_log.batches,
+            "history": self.history,
+            "baseline": self.baseline,
+            "best": self.best.state_dict(),
+            "stopping": self.stopping.state_dict() if self.stopping is not None else None,
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self._loaded = checkpoint["polytask"]
+        self.steps = self._loaded["steps"]
+        self.step_log.batches = self._loaded["batches"]
+        self.history = self._loaded["history"]
+        self.baseline = self._loaded["baseline"]
+        self.best.load_state_dict(self._loaded["best"])
+        if self.stopping is not None and self._loaded["stopping"] is not None:
+            self.stopping.load_state_dict(self._loaded["stopping"])
+
+    def on_train_start(self) -> None:
+        """Put the schedule where the checkpoint left it: it exists only now."""
+        loaded = self.__dict__.pop("_loaded", None)
+        if loaded is not None:
+            self.schedule.load_state_dict(loaded["schedule"])
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch (Lightning knows no dataclass of ours)."""
+        return batch if batch.rows.device == device else batch.to(device, non_blocking=True)

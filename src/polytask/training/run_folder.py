@@ -1,0 +1,119 @@
+"""A run: the folder that holds everything one training produced."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polytask.data.splits import Split
+from polytask.errors import UserError, closest
+from polytask.training.atomic import replacing, write_text
+
+
+class RunFolder:
+    """Where each part of a run lies.
+
+    ```
+    config.yaml   the complete, resolved configuration      metrics.csv   one row an epoch
+    summary.json  what came out                             split.parquet which row is in which part
+    checkpoints/{best,last}.ckpt                            model/        weights and all that prediction needs
+    log.txt                                                 tensorboard/
+    ```
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.metrics = root / "metrics.csv"
+        self.summary = root / "summary.json"
+        self.split = root / "split.parquet"
+        self.log = root / "log.txt"
+        self.model = root / "model"
+        self.tensorboard = root / "tensorboard"
+        self.best = root / "checkpoints" / "best.ckpt"
+        self.last = root / "checkpoints" / "last.ckpt"
+
+    @classmethod
+    def create(cls, root: Path) -> RunFolder:
+        """A new run folder.
+
+        Raises:
+            UserError: Something is there already.
+        """
+        check_free(root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"The run folder '{root}' cannot be made: {error.strerror}.") from error
+        return cls(root)
+
+    @classmethod
+    def open(cls, root: Path) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            UserError: It is not there, or is not a run.
+        """
+        if not root.is_dir():
+            siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
+            raise UserError(f"There is no run '{root}'.{closest(root.name, siblings)}")
+        folder = cls(root)
+        if not folder.config.is_file():
+            raise UserError(f"'{root}' is not a run of polytask: it has no config.yaml.")
+        return folder
+
+    def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Write metrics.csv: one row an epoch, one column a `task/split/metric`."""
+        columns = list(dict.fromkeys(key for record in history for key in record))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.metrics, text.getvalue())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        write_text(self.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """What summary.json says, or nothing where there is none."""
+        if not self.summary.is_file():
+            return {}
+        return json.loads(self.summary.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    def read_split(self) -> Split | None:
+        """Which row of the training table is in which part; None where the table was not split."""
+        return Split.load(self.split) if self.split.is_file() else None
+
+    def keep_as_best(self) -> None:
+        """Make the last checkpoint the best one too."""
+        with replacing(self.best) as temporary:
+            shutil.copyfile(self.last, temporary)
+
+
+def check_free(root: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        UserError: It exists and is not empty; nothing is ever overwritten.
+    """
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return
+    ways = "Choose another name with --output FOLDER."
+    if RunFolder(root).config.is_file() and RunFolder(root).read_summary().get("status") != "finished":
+        ways = f"Go on with it by: polytask train --resume {root}    Or choose another name with --output FOLDER."
+    raise UserError(f"'{root}' exists already and is never overwritten. {ways}")
+
+
+def json_number(value: float) -> float | None:
+    """A number for a JSON file, which knows no NaN: an undefined value is null."""
+    return value if math.isfinite(value) else None

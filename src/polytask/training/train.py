@@ -1,0 +1,263 @@
+"""Training from start to end: `train` makes a run folder, `resume` goes on with one."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from polytask.config import Config, load_config
+from polytask.errors import UserError
+from polytask.training.atomic import unwritable, write_text
+from polytask.training.display import Display
+from polytask.training.job import Job, make_job
+from polytask.training.module import EpochSink, MultiTaskModule
+from polytask.training.run_folder import RunFolder, check_free, json_number
+from polytask.training.saved_model import load_description, save_description, save_weights
+
+logger = logging.getLogger("polytask")
+
+
+def train(config: Config, output: Path | None = None, *, display: Display | None = None) -> RunFolder:
+    """Train a model.
+
+    Args:
+        config: What to train.
+        output: The run folder, new or empty; None: `runs/<the configuration's name>`.
+        display: Shows what happens; None: nothing is shown.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: The data or the configuration do not allow it, the folder is taken, a loss stopped being a number,
+            or the disk is full.
+    """
+    root = output or Path("runs") / config.run_name()
+    check_free(root)
+    job = make_job(config)
+    if display is not None:
+        display.job(job)
+    folder = RunFolder.create(root)
+    write_text(folder.config, config.to_yaml())
+    _write_start(job, folder)
+    _run(job, folder, display)
+    return folder
+
+
+def resume(root: Path, *, display: Display | None = None) -> RunFolder:
+    """Go on with a run that was stopped, from the end of its last complete epoch.
+
+    Args:
+        root: The run folder.
+        display: Shows what happens; None: nothing is shown.
+
+    Returns:
+        The run folder; its numbers are those of an uninterrupted run.
+
+    Raises:
+        UserError: It is not a run, it has finished, or its data have changed.
+    """
+    folder = RunFolder.open(root)
+    summary = folder.read_summary()
+    if summary.get("status") == "finished":
+        raise UserError(f"'{root}' has finished already; there is nothing to resume.")
+    config = load_config(folder.config)
+    split = folder.read_split()
+    known = (folder.model / "config.json").is_file()
+    job = make_job(config, split, load_description(folder.model) if known else None)
+    if "fingerprint" in summary and summary["fingerprint"] != job.sources.fingerprint:
+        raise UserError(
+            f"The data of '{root}' have changed since it was started, so that it cannot go on as it would have. "
+            "Put the data back, or start a new run."
+        )
+    if not known:  # killed before its first file was complete
+        _write_start(job, folder)
+    if display is not None:
+        display.job(job)
+    _run(job, folder, display)
+    return folder
+
+
+def _write_start(job: Job, folder: RunFolder) -> None:
+    """What a resumed run needs to go on as this one would have."""
+    if job.sources.split is not None:
+        job.sources.split.save(folder.split)
+    folder.write_summary({"status": "running", "fingerprint": job.sources.fingerprint})
+    save_description(folder.model, job.description, job.preparation.shapes)
+
+
+def _run(job: Job, folder: RunFolder, display: Display | None) -> None:
+    module, settings = job.module, job.config.training
+    writer = _RunWriter(folder, module, tensorboard=settings.tensorboard)
+    module.sinks = [writer] if display is None else [writer, display]
+    resumed = folder.last.is_file()
+    with _log_file(folder.log), _quiet_lightning():
+        logger.info("%s in %s", "Resumed" if resumed else "Started", folder.root)
+        trainer = Trainer(
+            accelerator=settings.accelerator,
+            devices=1,
+            precision=settings.precision,
+            max_epochs=settings.epochs,
+            callbacks=[_Epochs(job), *([] if display is None else [display.callback(job.train)])],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        started = time.monotonic()
+        try:
+            trainer.fit(module, job.train, job.valid, ckpt_path=str(folder.last) if resumed else None)
+        finally:
+            writer.close()
+            if display is not None:
+                display.stop()
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        _finish(job, folder, seconds=time.monotonic() - started)
+        logger.info("Finished; best epoch %d", module.best.epoch + 1)
+
+
+def _finish(job: Job, folder: RunFolder, seconds: float) -> None:
+    """Put the best epoch's weights into the model folder, and write the summary."""
+    checkpoint = torch.load(folder.best, map_location="cpu", weights_only=True)
+    prefix = "model."
+    weights = {
+        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
+    }
+    job.model.load_state_dict(weights)
+    save_weights(folder.model, job.model)
+    folder.write_summary(summarise(job, seconds))
+
+
+def summarise(job: Job, seconds: float) -> dict[str, Any]:
+    """The content of summary.json: what came out, on validation data, and what made it."""
+    module = job.module
+    best = module.history[module.best.epoch] if module.history else {}
+    tasks = {}
+    for name, task in job.model.tasks.items():
+        scores = {key.removeprefix(f"{name}/valid/"): best[key] for key in best if key.startswith(f"{name}/valid/")}
+        tasks[name] = {
+            "metric": task.metric,
+            "valid": {metric: json_number(value) for metric, value in scores.items()},
+            "baseline": {metric: json_number(value) for metric, value in module.baseline.get(name, {}).items()},
+        }
+    return {
+        "status": "finished",
+        "selection": module.best.criterion if job.valid is not None else "last epoch (no validation data)",
+        "best_epoch": module.best.epoch + 1,
+        "best_value": json_number(module.best.value),
+        "epochs": len(module.history),
+        "steps": module.steps,
+        "seconds": round(seconds, 1),
+        "tasks": tasks,
+        "rows": {name: len(part) for name, part in job.sources.parts.items()},
+        "skipped_rows": job.train.skipped,
+        "parameters": job.count_parameters(),
+        "fingerprint": job.sources.fingerprint,
+        "versions": {"polytask": version("polytask"), "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+class _RunWriter(EpochSink):
+    """Writes an epoch's numbers and checkpoints into the run folder."""
+
+    def __init__(self, folder: RunFolder, module: MultiTaskModule, *, tensorboard: bool) -> None:
+        self._folder = folder
+        self._module = module
+        self._tensorboard = tensorboard
+        self._writer: Any = None
+
+    def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
+        """See `EpochSink.epoch_done`. The checkpoint comes first: all else can be made again from it."""
+        try:
+            self._module.trainer.save_checkpoint(self._folder.last)
+        except OSError as error:
+            raise unwritable(self._folder.last, error) from error
+        if improved or not self._folder.best.is_file():
+            self._folder.keep_as_best()
+        self._folder.write_history(self._module.history)
+        if self._tensorboard:
+            self._write_events(record)
+        logger.debug("%s", record)
+
+    def close(self) -> None:
+        """Complete what TensorBoard reads."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_events(self, record: Mapping[str, float]) -> None:
+        step = int(record["step"])
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder.tensorboard), purge_step=step)
+        try:
+            for key, value in record.items():
+                if key not in ("epoch", "step"):
+                    self._writer.add_scalar(key, value, step)
+            self._writer.flush()
+        except OSError as error:
+            raise unwritable(self._folder.tensorboard, error) from error
+
+
+class _Epochs(Callback):
+    """Tells the loaders which epoch it is: their order and augmentation follow from it."""
+
+    def __init__(self, job: Job) -> None:
+        self._train = job.train
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Lightning asks for the first batches before `on_train_epoch_start`."""
+        self._train.set_epoch(len(checkpoint["polytask"]["history"]))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """See the class."""
+        self._train.set_epoch(trainer.current_epoch)
+
+
+@contextmanager
+def _log_file(path: Path) -> Any:
+    """Everything that Polytask logs, into the run's log as well."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    except Exception as error:
+        # Into the file alone: whoever catches the error shows it.
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, "Stopped: %s", (error,), None))
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(level)
+
+
+@contextmanager
+def _quiet_lightning() -> Any:
+    """Without the remarks that Lightning makes about hardware, workers and logging intervals."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

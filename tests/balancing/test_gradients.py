@@ -1,0 +1,115 @@
+import pytest
+import torch
+from torch import nn
+
+from polytask import balancing
+from polytask.balancing.gradients import task_gradients
+from polytask.errors import UserError
+
+
+def test_the_gramian_is_that_of_the_explicit_jacobian(network, inputs):
+    jacobian = network.jacobian(inputs)
+    for shared in (network.trunk.parameters(), None):
+        torch.testing.assert_close(balancing.gramian(network.losses(inputs), shared), jacobian @ jacobian.T)
+
+
+def test_the_gramian_changes_no_gradient_and_keeps_the_graph(network, inputs):
+    losses = network.losses(inputs)
+    first = balancing.gramian(list(losses.values()))
+    assert all(p.grad is None for p in network.parameters())
+    torch.testing.assert_close(balancing.gramian(losses), first)
+    sum(losses.values()).backward()
+
+
+def test_parameters_given_twice_count_once(network, inputs):
+    parameters = list(network.trunk.parameters())
+    losses = network.losses(inputs)
+    torch.testing.assert_close(balancing.gramian(losses, parameters * 2), balancing.gramian(losses, parameters))
+
+
+def test_a_task_that_does_not_reach_the_shared_parameters_has_a_row_of_zeros(network, inputs):
+    losses = network.losses(inputs)
+    losses["elsewhere"] = nn.Linear(2, 1).double()(torch.ones(1, 2, dtype=torch.float64)).sum()
+    losses["constant"] = torch.tensor(3.0, dtype=torch.float64)
+    gramian = balancing.gramian(losses, network.trunk.parameters())
+    assert not gramian[3:].any()
+    assert not gramian[:, 3:].any()
+    torch.testing.assert_close(gramian[:3, :3], balancing.gramian(network.losses(inputs)))
+
+
+def test_nothing_shared_gives_a_gramian_of_zeros():
+    a, b = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
+    assert balancing.gramian([a * 2, b * 3]).tolist() == [[0, 0], [0, 0]]
+
+
+def test_half_precision_parameters_have_a_gramian_in_float32():
+    w = nn.Parameter(torch.full((300,), 1.0, dtype=torch.bfloat16))
+    gramian = balancing.gramian([w.sum(), (w * 2).sum()])
+    assert gramian.dtype == torch.float32
+    assert gramian.tolist() == [[300, 600], [600, 1200]]
+
+
+def test_the_precision_that_the_user_chose_for_the_network_stays():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        w = nn.Parameter(torch.randn(64, dtype=torch.float32))
+        x = torch.randn(3, 64)
+        gramian = balancing.gramian([(w * row).sum() for row in x])
+        torch.testing.assert_close(gramian.double(), x.double() @ x.double().T, rtol=1e-5, atol=1e-5)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_frozen_shared_parameter_is_refused():
+    trunk = nn.Linear(2, 3)
+    trunk.bias.requires_grad_(False)
+    losses = [trunk(torch.ones(1, 2)).sum(), trunk(torch.ones(1, 2)).mean()]
+    with pytest.raises(UserError, match=r"Shared parameter 1, of shape \(3,\), requires no gradient.*requires_grad\]"):
+        balancing.gramian(losses, trunk.parameters())
+
+
+def test_a_computed_tensor_is_refused_as_a_shared_parameter():
+    w = nn.Parameter(torch.ones(2))
+    features = w * 2
+    with pytest.raises(UserError, match="is computed from other tensors"):
+        balancing.gramian([features.sum(), features.mean()], [features])
+
+
+def test_passes_through_the_trunk_are_as_many_as_tasks(network, inputs):
+    passes = 0
+
+    def count(*_):
+        nonlocal passes
+        passes += 1
+
+    features = network.trunk(inputs)
+    features.register_hook(count)
+    losses = [(head(features) - i).square().mean() for i, head in enumerate(network.heads.values())]
+    task_gradients(losses, network.trunk.parameters())
+    assert passes == 3
+
+
+def test_the_graph_is_freed_after_the_last_pass_unless_it_is_to_be_kept(network, inputs):
+    losses = list(network.losses(inputs).values())
+    task_gradients(losses, None, keep_graph=True)
+    task_gradients(losses, None)
+    with pytest.raises(RuntimeError, match="second time"):
+        losses[-1].backward()
+
+
+def test_gradients_that_autograd_hands_out_as_one_tensor_do_not_become_one():
+    a, b, c = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    measured = task_gradients([((a + b) * torch.tensor([1.0, 2.0])).sum(), c.sum()], None)
+    measured.accumulate(torch.zeros(0))
+    a.grad.mul_(10)
+    assert b.grad.tolist() == [1, 2]
+    assert a.grad.data_ptr() != b.grad.data_ptr()
+
+
+def test_gradients_are_laid_out_as_the_parameters():
+    w = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    measured = task_gradients([(w * 2).sum(), w.square().sum()], None)
+    measured.accumulate(measured.weighted(torch.tensor([1.0, 1.0])))
+    assert w.grad.stride() == w.stride()
+    torch.testing.assert_close(w.grad, 2 + 2 * w.detach())

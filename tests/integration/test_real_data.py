@@ -1,0 +1,126 @@
+"""The examples on real data, test-sized: train, then evaluate and predict in a new process without the data."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.integration
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUN_FILES = {
+    *("config.yaml", "metrics.csv", "summary.json", "split.parquet", "log.txt"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model/config.json", "model/weights.safetensors"),
+}
+
+
+@pytest.fixture
+def prepared(data_root: Path, tmp_path: Path):
+    """Prepare an example's data in the working folder."""
+
+    def prepare(example: str, source: str) -> Path:
+        script = EXAMPLES / example / "prepare.py"
+        subprocess.run([sys.executable, str(script), str(data_root / source), str(tmp_path)], check=True, timeout=120)
+        shutil.copy(EXAMPLES / example / "config.yaml", tmp_path / "config.yaml")
+        return tmp_path / "config.yaml"
+
+    return prepare
+
+
+def files_of(run: Path) -> set[str]:
+    return {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+
+
+def trained(polytask, config: Path, *overrides: str) -> Path:
+    code, _out, err = polytask("train", config, *overrides, "training.tensorboard=false", "-o", "run")
+    assert code == 0, err
+    assert files_of(config.parent / "run") == RUN_FILES
+    assert not [path for path in config.parent.rglob("*") if path.suffix == ".arrow"], "caches go elsewhere"
+    return config.parent / "run"
+
+
+def scores(polytask, run: Path, *words: str) -> dict:
+    code, out, err = polytask("evaluate", run, "--json", *words)
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_student_performance(prepared, polytask, process, tmp_path: Path):
+    config = prepared("student_performance", "student_performance")
+    run = trained(polytask, config, "training.epochs=25")
+    found = scores(polytask, run)
+    assert found["mean_gain"] > 0.05
+    assert found["tasks"]["passed"]["scores"]["balanced_accuracy"] > 0.6
+    assert found["tasks"]["final_grade"]["gain"] > 0.05
+
+    split = pd.read_parquet(run / "split.parquet")
+    students = pd.read_csv(tmp_path / "students.csv").student
+    parts = split.assign(student=students.iloc[split.row].to_numpy()).groupby("student").part.nunique()
+    assert parts.max() == 1, "no student in two parts"
+
+    fresh = pd.read_csv(tmp_path / "students.csv").head(40)
+    (tmp_path / "students.csv").unlink()
+    shutil.move(run, tmp_path / "moved")
+    fresh.drop(columns=["G1", "G2", "G3", "passed", "Walc"]).to_csv(tmp_path / "new.csv", index=False)
+    done = process("predict", "moved", "new.csv", "-o", "out.csv")
+    assert done.returncode == 0, done.stderr
+    predicted = pd.read_csv(tmp_path / "out.csv")
+    assert len(predicted) == 40
+    assert set(predicted.passed) <= {"yes", "no"}
+    assert predicted[["passed_p_no", "passed_p_yes"]].sum(axis=1).sub(1).abs().max() < 1e-5
+    assert (predicted.final_grade - fresh.G3).abs().mean() < 5, "in the units of the grade, 0 to 20"
+    fresh.to_csv(tmp_path / "labelled.csv", index=False)
+    done = process("evaluate", "moved", "--data", "labelled.csv", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 40
+
+
+def test_init_writes_a_configuration_that_trains(prepared, polytask, tmp_path: Path):
+    prepared("student_performance", "student_performance")
+    code, _, err = polytask("init", "students.csv", "--targets", "G3,passed", "-o", "mine.yaml")
+    assert code == 0, err
+    code, _out, err = polytask("train", "mine.yaml", "training.epochs=2")
+    assert code == 0, err
+    assert (tmp_path / "runs" / "mine" / "model" / "weights.safetensors").is_file()
+
+
+def test_fdu_mtl(prepared, polytask, process, tmp_path: Path):
+    config = prepared("fdu_mtl", "fdu_mtl")
+    small = ["training.epochs=4", "model.encoders.text.dim=32", "inputs.text.buckets=50000", "inputs.text.length=400"]
+    run = trained(polytask, config, *small)
+    found = scores(polytask, run)
+    accuracy = {task: part["scores"]["accuracy"] for task, part in found["tasks"].items()}
+    assert len(accuracy) == 16
+    assert sum(accuracy.values()) / 16 > 0.80, "a bag of words, four epochs"
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "test.csv").unlink()
+    pd.DataFrame({"text": ["a wonderful book , i loved it", "terrible , it broke at once"]}).to_csv(
+        tmp_path / "new.csv", index=False
+    )
+    done = process("predict", "run", "new.csv", "-o", "out.parquet")
+    assert done.returncode == 0, done.stderr
+    predicted = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(predicted.books) == ["positive", "negative"]
+
+
+def test_pacs(prepared, polytask, process, tmp_path: Path):
+    config = prepared("pacs", "pacs_112")
+    run = trained(polytask, config, "training.epochs=6", "inputs.image.size=32", "inputs.image.crop=3")
+    found = scores(polytask, run)
+    assert found["tasks"]["style"]["scores"]["accuracy"] > 0.5
+    assert found["tasks"]["kind"]["scores"]["accuracy"] > 0.25
+    (tmp_path / "new").mkdir()
+    for index, image in enumerate(sorted((tmp_path / "PACS" / "sketch" / "dog").iterdir())[:5]):
+        shutil.copy(image, tmp_path / "new" / f"{index}.jpg")
+    pd.DataFrame({"file_name": [f"{index}.jpg" for index in range(5)]}).to_csv(
+        tmp_path / "new" / "metadata.csv", index=False
+    )
+    shutil.rmtree(tmp_path / "PACS")
+    done = process("predict", "run", "new", "-o", "out.parquet")
+    assert done.returncode == 0, done.stderr
+    predicted = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(predicted["style"]).count("sketch") >= 3

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from polytask.training.step_log import NonFiniteLoss, StepLog
+
+
+def add(log: StepLog, rows: int = 1, weight: float | None = None, **losses: float) -> None:
+    weights = None if weight is None else torch.full((len(losses),), weight)
+    log.add(tuple(losses), torch.tensor(list(losses.values())), weights, [rows] * len(losses))
+
+
+def test_epoch_means_weigh_each_batch_by_its_labelled_rows():
+    log = StepLog(["a", "b"], every=10)
+    log.add(("a", "b"), torch.tensor([1.0, 5.0]), torch.tensor([1.0, 2.0]), [4, 1])
+    log.add(("a",), torch.tensor([4.0]), torch.tensor([3.0]), [2])
+    log.flush()
+    means = log.epoch_means()
+    assert means["a/train/loss"] == pytest.approx((1.0 * 4 + 4.0 * 2) / 6)
+    assert means["b/train/loss"] == pytest.approx(5.0)
+    assert means["a/train/weight"] == pytest.approx(2.0)
+    assert means["b/train/weight"] == pytest.approx(2.0)
+
+
+def test_a_task_without_labels_has_no_mean_and_a_balancer_may_have_no_weights():
+    log = StepLog(["a", "b"], every=1)
+    add(log, a=1.0)
+    assert set(log.epoch_means()) == {"a/train/loss"}
+
+
+def test_it_looks_at_the_numbers_at_intervals_only():
+    log, looks = StepLog(["a"], every=3), []
+    log.listener = lambda log: looks.append(log.batches)
+    for _ in range(7):
+        add(log, a=1.0)
+    assert looks == [3, 6]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_named_with_its_batch(value: float):
+    log = StepLog(["a", "b"], every=5)
+    for _ in range(3):
+        add(log, a=1.0, b=1.0)
+    add(log, a=1.0, b=value)
+    with pytest.raises(NonFiniteLoss, match=r"task 'b'.*batch 4.*lower training.optimizer.lr"):
+        log.flush()
+
+
+def test_a_new_epoch_forgets_the_means():
+    log = StepLog(["a"], every=1)
+    add(log, a=7.0)
+    log.start_epoch()
+    add(log, a=1.0)
+    assert log.epoch_means()["a/train/loss"] == 1.0
+    assert log.batches == 2
