@@ -1,11 +1,10 @@
-import inspect
 import subprocess
 import sys
-from typing import get_type_hints
 
 import pytest
 
 from polytask import balancing
+from polytask.config.derive import parameters_of
 from polytask.errors import UserError
 
 PARAMETERS = {"static": {"weights": {"a": 1.0}}}
@@ -24,10 +23,10 @@ def test_every_balancer_says_where_it_comes_from_and_documents_its_parameters(na
     assert cls.level in ("loss", "gramian", "jacobian")
     assert cls.passes in ("1", "K")
     assert str(cls.year) in cls.paper
-    hints = get_type_hints(cls.__init__)
-    for parameter in list(inspect.signature(cls.__init__).parameters)[1:]:
-        assert parameter in hints
-        assert f"        {parameter}: " in cls.__doc__
+    settings = parameters_of(cls)
+    assert {"log_losses"} <= {setting.name for setting in settings}
+    for setting in settings:
+        assert setting.description, setting.name
 
 
 @pytest.mark.parametrize("name", balancing.names())

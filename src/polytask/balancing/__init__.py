@@ -1,8 +1,11 @@
 """Balancing: the losses of K tasks into one update. Needs PyTorch alone."""
 
-from polytask.balancing.balancer import Balancer, GramianBalancer, JacobianBalancer, LossBalancer, Step
+from polytask.balancing.balancer import Balancer, Score, Step
 from polytask.balancing.equal import Equal
 from polytask.balancing.gradients import gramian
+from polytask.balancing.gramian_balancer import GramianBalancer
+from polytask.balancing.jacobian_balancer import JacobianBalancer
+from polytask.balancing.loss_balancer import LossBalancer
 from polytask.balancing.static import Static
 from polytask.balancing.uncertainty import Uncertainty
 from polytask.components import Family
@@ -17,6 +20,7 @@ __all__ = [
     "GramianBalancer",
     "JacobianBalancer",
     "LossBalancer",
+    "Score",
     "Static",
     "Step",
     "Uncertainty",

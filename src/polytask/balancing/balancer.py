@@ -1,21 +1,33 @@
-"""Balancers: K task losses into one update, at three levels of information."""
+"""Balancers: K task losses into one update, at three levels of information; here what all have in common."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from polytask.balancing.gradients import TaskGradients, task_gradients
 from polytask.errors import UserError, listing
 
 Losses = Mapping[str, Tensor] | Sequence[Tensor]
 Level = Literal["loss", "gramian", "jacobian"]
+
+
+class Score(NamedTuple):
+    """How well a task did on validation data, by its main metric.
+
+    Attributes:
+        value: The metric.
+        higher_is_better: Its direction.
+        gain: The share of the way from the constant baseline (0) to a perfect model (1); negative below the baseline.
+    """
+
+    value: float
+    higher_is_better: bool
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -48,11 +60,16 @@ class Step:
 class Balancer(nn.Module, ABC):
     """Turns the losses of K tasks into one update.
 
+    Args:
+        log_losses: Run the method on the logarithms of the losses, which makes it indifferent to their scales; the
+            losses have to be positive.
+
     Attributes:
         level: What the method needs to know: the losses, the Gramian of the task gradients, or these themselves.
         passes: How many backward passes through the shared parameters a step takes, at most: `1` or `K`.
         paper: Where the method was published.
         year: When.
+        batches: How many independent batches a step takes; where there are several, `backward` takes a list of losses.
         last: What the last step found; None before the first.
         present: The tasks of the current step, in the order of the losses.
     """
@@ -61,11 +78,18 @@ class Balancer(nn.Module, ABC):
     passes: ClassVar[str]
     paper: ClassVar[str]
     year: ClassVar[int]
+    batches: ClassVar[int] = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *, log_losses: bool = False) -> None:
         super().__init__()
+        self.log_losses = log_losses
         self.last: Step | None = None
         self.present: tuple[str, ...] = ()
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether `after_step` is to be called after each step of the optimiser."""
+        return False
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Say which tasks there will be, before the first step; more may come later.
@@ -99,6 +123,24 @@ class Balancer(nn.Module, ABC):
             UserError: There is no loss, one is not a scalar, or none depends on a parameter.
         """
 
+    def after_step(self, losses: Losses) -> None:
+        """Take in the losses of the same batch after the optimiser's step, for methods that ask for it (`looks_back`).
+
+        Args:
+            losses: As in `backward`; they need no graph: compute them under `torch.no_grad()`.
+        """
+
+    def epoch_end(self, scores: Mapping[str, Score] | None = None) -> None:
+        """Say that an epoch is over, for methods that count epochs or look at scores.
+
+        Args:
+            scores: How well the tasks did on validation data; None where that was not measured.
+        """
+
+    def tasks_of(self, values: Tensor) -> tuple[str, ...]:
+        """The names that belong to `[K, ...]` values: those of the step, or `"0"`, `"1"`... where there is none."""
+        return self.present if len(self.present) == len(values) else tuple(map(str, range(len(values))))
+
     def _enter(self, losses: Losses) -> list[Tensor]:
         """Check the losses of a step and note its tasks."""
         if isinstance(losses, Mapping):
@@ -119,140 +161,5 @@ class Balancer(nn.Module, ABC):
                 "detached, or computed under torch.no_grad()?"
             )
         self.present = names
-        return values
-
-
-class LossBalancer(Balancer):
-    """A method that needs the losses alone: one backward pass through one combined loss."""
-
-    level = "loss"
-    passes = "1"
-
-    @abstractmethod
-    def combine(self, losses: Tensor) -> Tensor:
-        """The combined loss, a scalar, from the losses `[K]` of the tasks `self.present`.
-
-        The weights of the step are its derivatives for the losses, so a method need not report them.
-        """
-
-    def tasks_of(self, losses: Tensor) -> tuple[str, ...]:
-        """The names that belong to losses `[K]`: those of the step, or `"0"`, `"1"`... where there is none."""
-        return self.present if len(self.present) == len(losses) else tuple(map(str, range(len(losses))))
-
-    def observe(self, losses: Tensor) -> None:
-        """Take in the detached losses `[K]` after the backward pass, for methods that learn from step to step."""
-
-    def backward(
-        self,
-        losses: Losses,
-        shared: Iterable[nn.Parameter] | None = None,
-        *,
-        scaler: GradScaler | None = None,
-    ) -> None:
-        """See `Balancer.backward`."""
-        stacked = torch.stack(self._enter(losses))
-        stacked.retain_grad()
-        total = self.combine(stacked)
-        (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
-        weights, values = stacked.grad, stacked.detach()
-        if weights is not None and scaler is not None:
-            weights = weights / _scale(scaler, weights)
-        self.last = Step(self.present, values, weights)
-        self.observe(values)
-
-
-class GramianBalancer(Balancer):
-    """A method whose update is a weighted sum of the task gradients, with weights from their Gramian alone."""
-
-    level = "gramian"
-    passes = "K"
-
-    @abstractmethod
-    def weights(self, gramian: Tensor) -> Tensor:
-        """The weights `[K]` of the task gradients, given the state.
-
-        Args:
-            gramian: `[K, K]`, `G = J Jᵀ`; in `backward` float64 on the CPU, and finite.
-        """
-
-    def combine(self, jacobian: Tensor) -> Tensor:
-        """The update `[P]` for the task gradients `[K, P]`."""
-        return self.weights(jacobian @ jacobian.T) @ jacobian
-
-    def backward(
-        self, losses: Losses, shared: Iterable[nn.Parameter] | None = None, *, scaler: GradScaler | None = None
-    ) -> None:
-        """See `Balancer.backward`.
-
-        Raises:
-            UserError: A loss or a gradient is not finite, or the method gave a weight that is not (both are known on
-                the CPU anyway).
-        """
-        values = self._enter(losses)
-        gradients = _measured(values, shared, scaler)
-        weights, gramian = None, None
-        update = gradients.jacobian.new_zeros(0)
-        if gradients.shared:
-            scale = 1.0 if scaler is None else _scale(scaler, gradients.jacobian)
-            gramian = (gradients.gramian() / scale**2).cpu().double()
-            weights = self._solved(gramian, skips=scaler is not None and scaler.is_enabled())
-            update = gradients.weighted(weights)
-        gradients.accumulate(update)
-        self.last = Step(self.present, torch.stack(values).detach(), weights, gramian)
-
-    def _solved(self, gramian: Tensor, skips: bool) -> Tensor:
-        lengths = gramian.diagonal()
-        if not lengths.isfinite().all():
-            if skips:
-                # The scale was too great: the update will not be finite either, and the scaler leaves this step out.
-                return torch.ones_like(lengths)
-            bad = [task for task, length in zip(self.present, lengths.isfinite().tolist(), strict=True) if not length]
-            raise UserError(
-                f"The loss or the gradient of task {listing(bad)} is not finite. Look for extreme values in its target "
-                "and inputs, or try a lower learning rate."
-            )
-        weights = self.weights(gramian)
-        if not weights.isfinite().all():
-            bad = [task for task, fine in zip(self.present, weights.isfinite().tolist(), strict=True) if not fine]
-            raise UserError(f"{type(self).__name__} gave task {listing(bad)} a weight that is not finite.")
-        return weights
-
-
-class JacobianBalancer(Balancer):
-    """A method that needs the task gradients themselves."""
-
-    level = "jacobian"
-    passes = "K"
-
-    @abstractmethod
-    def combine(self, jacobian: Tensor) -> Tensor:
-        """The update `[P]` for the task gradients `[K, P]`, given the state."""
-
-    def backward(
-        self, losses: Losses, shared: Iterable[nn.Parameter] | None = None, *, scaler: GradScaler | None = None
-    ) -> None:
-        """See `Balancer.backward`."""
-        values = self._enter(losses)
-        gradients = _measured(values, shared, scaler)
-        jacobian = gradients.jacobian
-        if not gradients.shared:
-            update = jacobian.new_zeros(0)
-        elif scaler is None:
-            update = self.combine(jacobian)
-        else:
-            scale = _scale(scaler, jacobian)
-            update = self.combine(jacobian / scale) * scale
-        gradients.accumulate(update)
-        self.last = Step(self.present, torch.stack(values).detach())
-
-
-def _measured(
-    losses: Sequence[Tensor], shared: Iterable[nn.Parameter] | None, scaler: GradScaler | None
-) -> TaskGradients:
-    scaled = losses if scaler is None else [scaler.scale(loss) for loss in losses]
-    return task_gradients(scaled, shared)
-
-
-def _scale(scaler: GradScaler, like: Tensor) -> Tensor:
-    """The factor that `scaler` multiplies with, as a tensor: reading it as a number would wait for the device."""
-    return scaler.scale(like.new_ones(()))
+        # The small number keeps the gradient of a loss of 0 finite, as in the official code of DB-MTL.
+        return [(loss + 1e-8).log() for loss in values] if self.log_losses else values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from polytask.balancing.balancer import LossBalancer
+from polytask.balancing.loss_balancer import LossBalancer
 
 
 class Equal(LossBalancer):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from polytask.balancing.adam import TaskAdam
-from polytask.balancing.balancer import LossBalancer
+from polytask.balancing.loss_balancer import LossBalancer
 from polytask.balancing.per_task import TaskParameters
 from polytask.errors import UserError
 
@@ -42,8 +43,8 @@ class Uncertainty(LossBalancer):
     )
     year = 2018
 
-    def __init__(self, lr: float | None = None) -> None:
-        super().__init__()
+    def __init__(self, lr: float | None = None, **options: Any) -> None:
+        super().__init__(**options)
         if lr is not None and not lr > 0:
             raise UserError(f"uncertainty: lr is {lr}, but must be above 0, or None for your own optimiser.")
         self.log_variances: TaskParameters | TaskAdam = TaskParameters(0.0) if lr is None else TaskAdam(0.0, lr)

@@ -25,9 +25,16 @@ def summary_of(cls: type) -> str:
 
 
 def argument_descriptions(cls: type) -> dict[str, str]:
-    """What the `Args:` section says of each parameter, from the class's docstring and its `__init__`'s."""
-    found = _arguments(inspect.getdoc(cls.__init__) or "")  # type: ignore[misc]
-    return {**found, **_arguments(_own_docstring(cls))}
+    """What the `Args:` sections say of each parameter: the class's docstring, its `__init__`'s, its bases'."""
+    found: dict[str, str] = {}
+    for owner in reversed(cls.__mro__[:-1]):
+        init = vars(owner).get("__init__")
+        found |= _arguments(inspect.cleandoc(init.__doc__ or "") if init is not None else "")
+        for name, text in _arguments(_own_docstring(owner)).items():
+            # "See `Base`." is for who reads the code.
+            if not (name in found and text.startswith("See `")):
+                found[name] = text
+    return found
 
 
 def _own_docstring(cls: type) -> str:

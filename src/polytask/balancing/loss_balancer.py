@@ -1,0 +1,66 @@
+"""Methods that need the losses alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from polytask.balancing.balancer import Balancer, Losses, Step
+from polytask.balancing.weighting import Normalize, Weighting
+
+
+class LossBalancer(Balancer):
+    """A method that needs the losses alone: one backward pass through their weighted sum.
+
+    Args:
+        log_losses: See `Balancer`.
+        normalize: Scale the weights so that they sum to 1 (`sum_to_one`) or to the number of tasks (`sum_to_k`). Papers
+            differ in this, and the same learning rate then means different things.
+        smoothing: Average the weights over the steps: this much of the old ones stays at each step.
+    """
+
+    level = "loss"
+    passes = "1"
+
+    def __init__(self, *, log_losses: bool = False, normalize: Normalize = "none", smoothing: float = 0.0) -> None:
+        super().__init__(log_losses=log_losses)
+        self._weighting = Weighting(normalize, smoothing)
+
+    @abstractmethod
+    def combine(self, losses: Tensor) -> Tensor:
+        """The combined loss, a scalar, from the losses `[K]` of the tasks `self.present`.
+
+        The weights of the step are its derivatives for the losses, so a method need not report them. What should count
+        as a constant has to be detached.
+        """
+
+    def observe(self, losses: Tensor) -> None:
+        """Take in the detached losses `[K]` after the backward pass, for methods that learn from step to step."""
+
+    def backward(
+        self,
+        losses: Losses,
+        shared: Iterable[nn.Parameter] | None = None,
+        *,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        """See `Balancer.backward`."""
+        stacked = torch.stack(self._enter(losses))
+        values = stacked.detach()
+        leaf = values.clone().requires_grad_()
+        # Here the method's own parameters get their gradients; the scaler divides them again with all others.
+        total = self.combine(leaf)
+        (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        weights = leaf.grad
+        if scaler is not None:
+            weights = weights / scaler.scale(weights.new_ones(()))
+        weights = self._weighting.apply(weights, self.present)
+        weighted = (weights * stacked).sum()
+        (weighted if scaler is None else scaler.scale(weighted)).backward()  # type: ignore[no-untyped-call]
+        self.last = Step(self.present, values, weights)
+        self.observe(values)
