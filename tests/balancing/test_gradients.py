@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from polytask import balancing
-from polytask.balancing.gradients import task_gradients
+from polytask.balancing.gradients import gramian_in_parts, plan, task_gradients
 from polytask.errors import UserError
 
 
@@ -86,22 +86,22 @@ def test_passes_through_the_trunk_are_as_many_as_tasks(network, inputs):
     features = network.trunk(inputs)
     features.register_hook(count)
     losses = [(head(features) - i).square().mean() for i, head in enumerate(network.heads.values())]
-    task_gradients(losses, network.trunk.parameters())
+    task_gradients(plan(losses, network.trunk.parameters()), losses)
     assert passes == 3
 
 
 def test_the_graph_is_freed_after_the_last_pass_unless_it_is_to_be_kept(network, inputs):
     losses = list(network.losses(inputs).values())
-    task_gradients(losses, None, keep_graph=True)
-    task_gradients(losses, None)
+    task_gradients(plan(losses, None), losses, keep_graph=True)
+    task_gradients(plan(losses, None), losses)
     with pytest.raises(RuntimeError, match="second time"):
         losses[-1].backward()
 
 
 def test_gradients_that_autograd_hands_out_as_one_tensor_do_not_become_one():
     a, b, c = (nn.Parameter(torch.zeros(2)) for _ in range(3))
-    measured = task_gradients([((a + b) * torch.tensor([1.0, 2.0])).sum(), c.sum()], None)
-    measured.accumulate(torch.zeros(0))
+    losses = [((a + b) * torch.tensor([1.0, 2.0])).sum(), c.sum()]
+    task_gradients(plan(losses, None), losses).accumulate(torch.ones(2))
     a.grad.mul_(10)
     assert b.grad.tolist() == [1, 2]
     assert a.grad.data_ptr() != b.grad.data_ptr()
@@ -109,7 +109,25 @@ def test_gradients_that_autograd_hands_out_as_one_tensor_do_not_become_one():
 
 def test_gradients_are_laid_out_as_the_parameters():
     w = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
-    measured = task_gradients([(w * 2).sum(), w.square().sum()], None)
-    measured.accumulate(measured.weighted(torch.tensor([1.0, 1.0])))
+    losses = [(w * 2).sum(), w.square().sum()]
+    task_gradients(plan(losses, None), losses).accumulate(torch.ones(2))
     assert w.grad.stride() == w.stride()
     torch.testing.assert_close(w.grad, 2 + 2 * w.detach())
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3, 4, 6, 100])
+def test_in_bounded_memory_the_gramian_is_the_same(make_network, inputs, kept):
+    network = make_network(*"abcdefg")
+    losses = list(network.losses(inputs).values())
+    planned = plan(losses, None)
+    jacobian = network.jacobian(inputs)
+    found = gramian_in_parts(planned, losses, kept * planned.bytes_per_task())
+    torch.testing.assert_close(found, jacobian @ jacobian.T)
+
+
+def test_layers_with_few_rows_are_compared_without_forming_their_gradients():
+    wide, narrow = nn.Linear(64, 64), nn.Linear(64, 2)
+    features = narrow(wide(torch.randn(4, 64)).relu())
+    found = plan([features.sum(), features.square().sum()], None)
+    assert [layer.parameters for layer in found.ghosts] == [(wide.weight, wide.bias)]
+    assert set(found.direct) == {narrow.weight, narrow.bias}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
@@ -56,6 +57,22 @@ class Step:
         """The weights by task name; empty where there are none."""
         return {} if self.weight_values is None else dict(zip(self.tasks, self.weight_values.unbind(), strict=True))
 
+    @property
+    def norms(self) -> dict[str, Tensor]:
+        """The lengths of the gradients by task name; empty where they were not measured."""
+        if self.gramian is None:
+            return {}
+        return dict(zip(self.tasks, self.gramian.diagonal().clamp(min=0).sqrt().unbind(), strict=True))
+
+    @property
+    def cosines(self) -> Tensor | None:
+        """`[K, K]`, the cosines between the gradients, 0 with a gradient of 0; None where they were not measured."""
+        if self.gramian is None:
+            return None
+        lengths = self.gramian.diagonal().clamp(min=0).sqrt()
+        inverse = torch.where(lengths > 0, 1 / lengths, 0.0)
+        return (inverse.unsqueeze(1) * self.gramian * inverse).clamp(-1, 1)
+
 
 class Balancer(nn.Module, ABC):
     """Turns the losses of K tasks into one update.
@@ -70,6 +87,7 @@ class Balancer(nn.Module, ABC):
         paper: Where the method was published.
         year: When.
         batches: How many independent batches a step takes; where there are several, `backward` takes a list of losses.
+        batch_fraction: The share of a batch that `backward` is to be given the losses of as `probe`; 1: it is not.
         last: What the last step found; None before the first.
         present: The tasks of the current step, in the order of the losses.
     """
@@ -79,6 +97,7 @@ class Balancer(nn.Module, ABC):
     paper: ClassVar[str]
     year: ClassVar[int]
     batches: ClassVar[int] = 1
+    batch_fraction: float = 1.0
 
     def __init__(self, *, log_losses: bool = False) -> None:
         super().__init__()
@@ -106,7 +125,13 @@ class Balancer(nn.Module, ABC):
 
     @abstractmethod
     def backward(
-        self, losses: Losses, shared: Iterable[nn.Parameter] | None = None, *, scaler: GradScaler | None = None
+        self,
+        losses: Losses,
+        shared: Iterable[nn.Parameter] | None = None,
+        *,
+        scaler: GradScaler | None = None,
+        samples: Mapping[str, Tensor] | None = None,
+        probe: Losses | None = None,
     ) -> None:
         """Accumulate the update into `.grad`, as `Tensor.backward` does; use it in place of `sum(losses).backward()`.
 
@@ -118,6 +143,9 @@ class Balancer(nn.Module, ABC):
                 `loss` do not ask.
             scaler: Scales the losses for training in float16. The gradients come out scaled, for `scaler.step`; what
                 the method itself sees is not scaled.
+            samples: For each task the samples of the batch that its loss depends on, as numbers or as a mask. Where
+                they are disjoint, one backward pass measures several tasks, wherever that is exact.
+            probe: The losses on a part of the batch, for methods with a `batch_fraction` below 1.
 
         Raises:
             UserError: There is no loss, one is not a scalar, or none depends on a parameter.
@@ -136,6 +164,14 @@ class Balancer(nn.Module, ABC):
         Args:
             scores: How well the tasks did on validation data; None where that was not measured.
         """
+
+    def _refuse_processes(self) -> None:
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            raise UserError(
+                f"{type(self).__name__} measures task gradients, which several processes do not exchange yet. Use one "
+                "process, or a method of the level 'loss'."
+            )
 
     def tasks_of(self, values: Tensor) -> tuple[str, ...]:
         """The names that belong to `[K, ...]` values: those of the step, or `"0"`, `"1"`... where there is none."""

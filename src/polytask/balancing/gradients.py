@@ -1,4 +1,4 @@
-"""How task gradients are measured."""
+"""How task gradients are measured: a backward pass for each task, and no weight gradient that is not needed."""
 
 from __future__ import annotations
 
@@ -10,78 +10,282 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
-from polytask.balancing.graph import Reach, reach
+from polytask.balancing.graph import Graph
+from polytask.balancing.layers import Layer, layers_of, summed, wide
+from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError
 
 
 @dataclass(frozen=True)
-class TaskGradients:
-    """The gradients of K losses.
+class Plan:
+    """What to ask autograd for.
 
     Attributes:
-        shared: The shared parameters that some loss reaches, P numbers in all.
-        jacobian: `[K, P]`, the gradient of each loss for them; 0 where a loss does not reach a parameter.
-        own: The other parameters, each with the gradient of a loss that reaches it; a parameter that several losses
-            reach is there several times.
+        graph: The losses' graph.
+        shared: The shared parameters that some loss reaches.
+        ghosts: Layers whose output gradients are asked for, and compared as they are.
+        gathered: Weights that several nodes read: their output gradients are asked for, and the weight gradient made
+            of all of them at once.
+        direct: Parameters whose gradients are asked for.
+        plain: Parameters that several losses reach but that are not called shared: they get the plain sum.
+        own: For each loss, the parameters that it alone reaches.
     """
 
+    graph: Graph
     shared: tuple[Tensor, ...]
-    jacobian: Tensor
-    own: tuple[tuple[Tensor, Tensor], ...]
+    ghosts: tuple[Layer, ...]
+    gathered: tuple[tuple[Layer, ...], ...]
+    direct: tuple[Tensor, ...]
+    plain: tuple[Tensor, ...]
+    own: tuple[tuple[Tensor, ...], ...]
 
-    def gramian(self) -> Tensor:
-        """`[K, K]`, the scalar products of the tasks' gradients for the shared parameters."""
-        with _true_float32():
-            return self.jacobian @ self.jacobian.T
+    @property
+    def edges(self) -> list[GradientEdge]:
+        """The layers' outputs."""
+        return [layer.edge for layer in (*self.ghosts, *(layer for layers in self.gathered for layer in layers))]
 
-    def weighted(self, weights: Tensor) -> Tensor:
-        """`[P]`, the sum of the tasks' gradients times their weights `[K]`."""
-        with _true_float32():
-            return weights.to(self.jacobian, non_blocking=True) @ self.jacobian
+    def bytes_per_task(self) -> int:
+        """The memory that the gradients of one task take until all are compared."""
+        shapes = [layer.edge.node._input_metadata[0] for layer in self.ghosts]
+        kept: int = sum(meta.shape.numel() * meta.dtype.itemsize for meta in shapes)
+        dense = [*self.direct, *(p for layers in self.gathered for p in layers[0].parameters)]
+        return kept + sum(parameter.numel() * max(4, parameter.element_size()) for parameter in dense)
+
+
+def plan(
+    losses: Sequence[Tensor], shared: Iterable[Tensor] | None, *, ghosts: bool = True, graph: Graph | None = None
+) -> Plan:
+    """Find out what the losses reach, and how each parameter's gradients are measured at the least cost.
+
+    Args:
+        losses: K scalars.
+        shared: The shared parameters; None: those that more than one loss reaches.
+        ghosts: Whether output gradients may stand for weight gradients.
+        graph: The losses' graph, if it is known.
+
+    Raises:
+        UserError: A shared parameter requires no gradient, or is computed from others, or is distributed.
+    """
+    graph = graph or Graph(losses)
+    wanted = graph.shared() if shared is None else checked(shared)
+    named = set(wanted)
+    reached = tuple(parameter for parameter in wanted if graph.leaf(parameter) is not None)
+    found, direct = layers_of(graph, reached) if ghosts else ([], list(reached))
+    alone: list[Layer] = []
+    gathered: list[tuple[Layer, ...]] = []
+    for layers in found:
+        if len(layers) > 1 and all(layer.dense for layer in layers):
+            gathered.append(tuple(layers))
+        elif len(layers) == 1 and layers[0].ghost_pays(len(losses)):
+            alone += layers
+        else:
+            direct += layers[0].parameters
+    return Plan(
+        graph,
+        reached,
+        tuple(alone),
+        tuple(gathered),
+        tuple(direct),
+        tuple(parameter for parameter in graph.shared() if parameter not in named),
+        tuple(tuple(p for p in graph.own(index) if p not in named) for index in range(len(losses))),
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """The gradients of one task.
+
+    Attributes:
+        outputs: For each ghost layer, the gradient of its output.
+        gathered: For each weight that several nodes read, its gradients (and the bias's).
+        direct: For each direct parameter, its gradient.
+        others: Other parameters with their gradients.
+    """
+
+    outputs: tuple[Tensor | None, ...]
+    gathered: tuple[tuple[Tensor, ...] | None, ...]
+    direct: tuple[Tensor | None, ...]
+    others: tuple[tuple[Tensor, Tensor], ...]
+
+
+def row(plan: Plan, losses: Sequence[Tensor], index: int, *, others: bool, keep_graph: bool) -> Row:
+    """Measure one task by a backward pass of its own."""
+    edges = plan.edges
+    specific = [*plan.plain, *plan.own[index]] if others else []
+    inputs: list[Any] = [*edges, *plan.direct, *specific]
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if losses[index].requires_grad and inputs:
+        with clear_about_a_second_pass():
+            found = torch.autograd.grad(losses[index], inputs, retain_graph=keep_graph, allow_unused=True)
+    single, rest = found[: len(plan.ghosts)], iter(found[len(plan.ghosts) : len(edges)])
+    return Row(
+        tuple(single),
+        tuple(_gathered(layers, [next(rest) for _ in layers]) for layers in plan.gathered),
+        tuple(found[len(edges) : len(edges) + len(plan.direct)]),
+        tuple((p, g) for p, g in zip(specific, found[len(edges) + len(plan.direct) :], strict=True) if g is not None),
+    )
+
+
+@torch.no_grad()
+def _gathered(layers: Sequence[Layer], outputs: Sequence[Tensor | None]) -> tuple[Tensor, ...] | None:
+    reached = [(layer, output) for layer, output in zip(layers, outputs, strict=True) if output is not None]
+    if not reached:
+        return None
+    return summed(reached)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The gradients of K tasks for some parameters of one device.
+
+    Attributes:
+        parameters: P numbers in all.
+        rows: `[K, P]`.
+    """
+
+    parameters: tuple[Tensor, ...]
+    rows: Tensor
+
+
+class TaskGradients:
+    """The gradients of K losses, taken in one by one.
+
+    Args:
+        planned: Tells what the rows hold.
+        count: K.
+        workspace: Where they are kept; what was kept there before is lost.
+    """
+
+    def __init__(self, planned: Plan, count: int, workspace: Workspace) -> None:
+        self.count = count
+        self.others: list[tuple[tuple[Tensor, Tensor], ...]] = []
+        self._plan = planned
+        self._workspace = workspace
+        self._reached: list[list[int]] = [[] for _ in planned.ghosts]
+        self._outputs: list[Tensor | None] = [None for _ in planned.ghosts]
+        self._sparse: dict[Tensor, list[Tensor | None]] = {}
+        self._columns: dict[torch.device, list[Tensor]] = {}
+        for parameter in (*planned.direct, *(p for layers in planned.gathered for p in layers[0].parameters)):
+            self._columns.setdefault(parameter.device, []).append(parameter)
+        self.blocks = [self._block(device, columns) for device, columns in self._columns.items()]
+
+    def _block(self, device: torch.device, parameters: Sequence[Tensor]) -> Block:
+        dtype = reduce(torch.promote_types, {parameter.dtype for parameter in parameters}, torch.float32)
+        shape = (self.count, sum(parameter.numel() for parameter in parameters))
+        return Block(tuple(parameters), self._workspace.take("direct", shape, dtype, device))
 
     @torch.no_grad()
-    def accumulate(self, update: Tensor) -> None:
-        """Add `update` `[P]` to the shared parameters' `.grad`, and to the others' their own gradients."""
-        sizes = [parameter.numel() for parameter in self.shared]
-        for parameter, piece in zip(self.shared, torch.split(update, sizes), strict=True):
-            _accumulate(parameter, piece.view_as(parameter))
-        for parameter, gradient in self.own:
-            _accumulate(parameter, gradient)
+    def add(self, row: Row) -> None:
+        """Take in the gradients of the next task."""
+        index = len(self.others)
+        self.others.append(row.others)
+        for place, output in enumerate(row.outputs):
+            if output is None:
+                continue
+            rows = self._outputs[place]
+            if rows is None:
+                shape = (self.count, *output.shape)
+                rows = self._workspace.take(("output", place), shape, output.dtype, output.device)
+                self._outputs[place] = rows
+            rows[len(self._reached[place])].copy_(output)
+            self._reached[place].append(index)
+        gradients: dict[Tensor, Tensor | None] = dict(zip(self._plan.direct, row.direct, strict=True))
+        for layers, found in zip(self._plan.gathered, row.gathered, strict=True):
+            if found is not None:
+                gradients.update(zip(layers[0].parameters, found, strict=True))
+        for block in self.blocks:
+            pieces = []
+            for parameter in block.parameters:
+                gradient = gradients.get(parameter)
+                if gradient is not None and gradient.is_sparse:
+                    self._sparse.setdefault(parameter, [None] * self.count)[index] = gradient
+                    gradient = gradient.to_dense()
+                pieces.append(flat(gradient, parameter, block.rows.dtype))
+            torch.cat(pieces, out=block.rows[index])
+
+    @torch.no_grad()
+    def gramian(self) -> Tensor:
+        """`[K, K]`, the scalar products of the tasks' gradients for the shared parameters."""
+        with true_float32():
+            parts = [(range(self.count), block.rows @ block.rows.T) for block in self.blocks]
+            for layer, reached, outputs in zip(self._plan.ghosts, self._reached, self._outputs, strict=True):
+                if outputs is not None:
+                    parts.append((reached, layer.gramian(outputs[: len(reached)], self._workspace)))  # type: ignore[arg-type]
+        return total(parts, self.count)
+
+    @torch.no_grad()
+    def accumulate(self, weights: Tensor, own_weights: Tensor | None = None) -> None:
+        """Add the weighted sum of the tasks' gradients to the shared parameters' `.grad`, and to the others' their own.
+
+        Args:
+            weights: `[K]`.
+            own_weights: `[K]`, for the other parameters; None: 1.
+        """
+        with true_float32():
+            for block in self.blocks:
+                self._accumulate_block(block, weights)
+            for layer, reached, outputs in zip(self._plan.ghosts, self._reached, self._outputs, strict=True):
+                if outputs is not None:
+                    rows = wide(outputs[: len(reached)])
+                    chosen = weights if len(reached) == self.count else weights[reached]
+                    summed = torch.tensordot(chosen.to(rows, non_blocking=True), rows, 1)
+                    accumulate(layer.parameters, layer.gradients(summed.to(outputs.dtype)))
+        accumulate_others(self.others, own_weights)
+
+    def _accumulate_block(self, block: Block, weights: Tensor) -> None:
+        update = weights.to(block.rows, non_blocking=True) @ block.rows
+        pieces = torch.split(update, [parameter.numel() for parameter in block.parameters])
+        for parameter, piece in zip(block.parameters, pieces, strict=True):
+            gradient = piece.view(parameter.shape)
+            if parameter in self._sparse:
+                chosen = weights.to(parameter, non_blocking=True)
+                pairs = zip(self._sparse[parameter], chosen, strict=True)
+                gradient = reduce(torch.add, [found * weight for found, weight in pairs if found is not None])
+            accumulate((parameter,), (gradient,))
 
 
 def task_gradients(
-    losses: Sequence[Tensor], shared: Iterable[Tensor] | None, *, own: bool = True, keep_graph: bool = False
+    planned: Plan,
+    losses: Sequence[Tensor],
+    workspace: Workspace | None = None,
+    *,
+    others: bool = True,
+    keep_graph: bool = False,
 ) -> TaskGradients:
-    """Measure the gradient of each loss by a backward pass of its own.
+    """Measure the gradients of all tasks, one pass each.
 
     Args:
+        planned: What to measure.
         losses: K scalars, of which at least one requires a gradient.
-        shared: The shared parameters; None: those that more than one loss reaches.
-        own: Whether to measure the gradients of the other parameters too, in the same passes.
+        workspace: Where they are kept.
+        others: Whether to measure the gradients of the other parameters too, in the same passes.
         keep_graph: Whether the graph is to be used again afterwards.
+    """
+    last = max((index for index, loss in enumerate(losses) if loss.requires_grad), default=-1)
+    found = TaskGradients(planned, len(losses), workspace or Workspace())
+    for index in range(len(losses)):
+        found.add(row(planned, losses, index, others=others, keep_graph=keep_graph or index != last))
+    return found
+
+
+def jacobian_of(
+    planned: Plan, losses: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Tensor, list[tuple[tuple[Tensor, Tensor], ...]]]:
+    """The tasks' gradients themselves, for a plan without ghosts.
+
+    Returns:
+        The shared parameters; `[K, P]`, their gradients; for each task, other parameters with their gradients.
 
     Raises:
-        UserError: A shared parameter requires no gradient.
+        UserError: The shared parameters are on several devices.
     """
-    reached = reach(losses) if own or shared is None else Reach((), ((),) * len(losses))
-    wanted = reached.shared if shared is None else _checked(shared)
-    # Parameters that several losses reach, but that the user does not call shared, get the plain sum.
-    named = set(wanted)
-    common = [leaf for leaf in reached.shared if leaf not in named]
-    rows: list[Sequence[Tensor | None]] = []
-    others: list[tuple[Tensor, Tensor]] = []
-    last = max((index for index, loss in enumerate(losses) if loss.requires_grad), default=-1)
-    for index, loss in enumerate(losses):
-        specific = [*common, *(leaf for leaf in reached.own[index] if leaf not in named)] if own else []
-        inputs = [*wanted, *specific]
-        if not (loss.requires_grad and inputs):
-            rows.append([None] * len(wanted))
-            continue
-        found = torch.autograd.grad(loss, inputs, retain_graph=keep_graph or index != last, allow_unused=True)
-        rows.append(found[: len(wanted)])
-        others += [(leaf, g) for leaf, g in zip(specific, found[len(wanted) :], strict=True) if g is not None]
-    return _assembled(wanted, rows, others, losses)
+    found = task_gradients(planned, losses)
+    if len(found.blocks) > 1:
+        raise UserError("The shared parameters are on several devices, which this method cannot work with.")
+    block = found.blocks[0] if found.blocks else Block((), torch.zeros(len(losses), 0))
+    return block.parameters, block.rows, [tuple(pairs) for pairs in found.others]
 
 
 def gramian(losses: Mapping[str, Tensor] | Sequence[Tensor], shared: Iterable[nn.Parameter] | None = None) -> Tensor:
@@ -100,59 +304,131 @@ def gramian(losses: Mapping[str, Tensor] | Sequence[Tensor], shared: Iterable[nn
         UserError: A shared parameter requires no gradient.
     """
     values = list(losses.values()) if isinstance(losses, Mapping) else list(losses)
-    return task_gradients(values, shared, own=False, keep_graph=True).gramian()
+    found = task_gradients(plan(values, shared), values, others=False, keep_graph=True).gramian()
+    return found.to(values[0].device)
 
 
-def _checked(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
+def gramian_in_parts(planned: Plan, losses: Sequence[Tensor], budget: int) -> Tensor:
+    """`[K, K]`, as `TaskGradients.gramian`, in bounded memory: some tasks at a time, at the price of more passes.
+
+    Args:
+        planned: What to measure.
+        losses: K scalars.
+        budget: Bytes for the gradients that are held at once; those of two tasks are held at the least.
+    """
+    count = len(losses)
+    chunk = max(1, budget // max(1, planned.bytes_per_task()) - 1)
+    result = torch.zeros(count, count, dtype=torch.float64)
+    workspace = Workspace()
+    for start in range(0, count, chunk):
+        held = list(range(start, min(start + chunk, count)))
+        rows = [row(planned, losses, index, others=False, keep_graph=True) for index in held]
+        for other in range(held[-1] + 1, count) if held[-1] + 1 < count else [held.pop()]:
+            gradients = TaskGradients(planned, len(held) + 1, workspace)
+            for each in rows[: len(held)]:
+                gradients.add(each)
+            gradients.add(row(planned, losses, other, others=False, keep_graph=True))
+            where = torch.tensor([*held, other])
+            result[where.unsqueeze(1), where] = gradients.gramian().cpu().double()
+    return result
+
+
+def checked(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The shared parameters without repetitions.
+
+    Raises:
+        UserError: One requires no gradient, is computed from others, or is distributed.
+    """
     parameters = tuple(dict.fromkeys(shared))
     for index, parameter in enumerate(parameters):
+        where = f"Shared parameter {index}, of shape {tuple(parameter.shape)},"
         if not parameter.requires_grad:
             raise UserError(
-                f"Shared parameter {index}, of shape {tuple(parameter.shape)}, requires no gradient. Leave frozen "
-                "parameters out: shared=[p for p in trunk.parameters() if p.requires_grad]."
+                f"{where} requires no gradient. Leave frozen parameters out: "
+                "shared=[p for p in trunk.parameters() if p.requires_grad]."
             )
         if not parameter.is_leaf:
-            raise UserError(
-                f"Shared parameter {index}, of shape {tuple(parameter.shape)}, is computed from other tensors. "
-                "Give the parameters themselves."
-            )
+            raise UserError(f"{where} is computed from other tensors. Give the parameters themselves.")
+        if type(parameter).__name__ == "DTensor":
+            raise UserError(f"{where} is distributed over several processes, which task gradients do not support yet.")
     return parameters
 
 
-def _assembled(
-    wanted: Sequence[Tensor],
-    rows: Sequence[Sequence[Tensor | None]],
-    others: Sequence[tuple[Tensor, Tensor]],
-    losses: Sequence[Tensor],
-) -> TaskGradients:
-    kept = [index for index in range(len(wanted)) if any(row[index] is not None for row in rows)]
-    shared = tuple(wanted[index] for index in kept)
-    if not shared:
-        return TaskGradients((), losses[0].new_zeros(len(losses), 0), tuple(others))
-    dtype = reduce(torch.promote_types, {parameter.dtype for parameter in shared}, torch.float32)
-    jacobian = torch.empty(len(rows), sum(p.numel() for p in shared), dtype=dtype, device=shared[0].device)
-    for row, filled in zip(rows, jacobian, strict=True):
-        pieces = [_flat(row[index], wanted[index], dtype) for index in kept]
-        torch.cat(pieces, out=filled)
-    return TaskGradients(shared, jacobian, tuple(others))
+def total(parts: Sequence[tuple[Sequence[int], Tensor]], count: int) -> Tensor:
+    """`[count, count]`, the sum of Gramians of some tasks each, on the device of the first."""
+    if not parts:
+        return torch.zeros(count, count)
+    dtype = reduce(torch.promote_types, {part.dtype for _, part in parts})
+    device = parts[0][1].device
+    result = torch.zeros(count, count, dtype=dtype, device=device)
+    for tasks, part in parts:
+        if len(tasks) == count:
+            result += part.to(device)
+        else:
+            where = torch.tensor(tasks, device=device)
+            result[where.unsqueeze(1), where] += part.to(result)
+    return result
 
 
-def _flat(gradient: Tensor | None, parameter: Tensor, dtype: torch.dtype) -> Tensor:
+def flat(gradient: Tensor | None, parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient as a vector, 0 where there is none."""
     if gradient is None:
         return torch.zeros(parameter.numel(), dtype=dtype, device=parameter.device)
     return gradient.reshape(-1).to(dtype)
 
 
-def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    # A copy, laid out as the parameter is: autograd may hand out one tensor as the gradient of two parameters.
-    if parameter.grad is None:
-        parameter.grad = torch.empty_like(parameter).copy_(gradient)
-    else:
-        parameter.grad.add_(gradient)
+def accumulate_flat(parameters: Sequence[Tensor], update: Tensor) -> None:
+    """Add `update` `[P]` to the `.grad` of the parameters, P numbers in all."""
+    pieces = torch.split(update, [parameter.numel() for parameter in parameters])
+    accumulate(parameters, [piece.view(p.shape) for p, piece in zip(parameters, pieces, strict=True)])
+
+
+def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Add gradients to `.grad`."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad + gradient if parameter.grad.is_sparse else parameter.grad.add_(gradient)
+        elif gradient.is_sparse:
+            parameter.grad = gradient.to(parameter.dtype)
+        else:
+            # A copy, laid out as the parameter is: autograd may hand out one tensor as the gradient of two parameters.
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
+@torch.no_grad()
+def accumulate_others(others: Sequence[Sequence[tuple[Tensor, Tensor]]], weights: Tensor | None) -> None:
+    """Add the tasks' own gradients to `.grad`.
+
+    Args:
+        others: For each task, parameters and gradients.
+        weights: `[K]`; None: 1.
+    """
+    for index, pairs in enumerate(others):
+        for parameter, gradient in pairs:
+            accumulate((parameter,), (gradient if weights is None else gradient * weights[index].to(gradient),))
 
 
 @contextmanager
-def _true_float32() -> Iterator[None]:
+def clear_about_a_second_pass() -> Iterator[None]:
+    """Say in the user's words why a graph cannot be passed through."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "backward through the graph a second time" in str(error):
+            raise UserError(
+                "The losses' graph has been used up by an earlier backward pass. Compute the losses anew before each "
+                "call of backward."
+            ) from error
+        if "donated" in str(error):
+            raise UserError(
+                "A compiled part of the network gives up its buffers after one backward pass. Set "
+                "torch._functorch.config.donated_buffer = False before the first forward pass, or use on='features'."
+            ) from error
+        raise
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
     """Multiply in float32 proper, whatever faster precision the user chose for the network.
 
     Products of K rows cost nothing beside the passes that made them, and TensorFloat-32 would lose the Gramian's small
@@ -162,8 +438,13 @@ def _true_float32() -> Iterator[None]:
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
+    casting = {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
     try:
+        for device in casting:
+            torch.set_autocast_enabled(device, False)
         yield
     finally:
+        for device, was in casting.items():
+            torch.set_autocast_enabled(device, was)
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision

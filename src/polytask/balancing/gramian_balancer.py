@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
-from polytask.balancing.gradients import TaskGradients, task_gradients
-from polytask.balancing.weighting import Normalize, Weighting
+from polytask.balancing.disjoint import Samples, disjoint_gradients
+from polytask.balancing.features import features_of, last_parameters, weighted_backward
+from polytask.balancing.gradients import Plan, gramian_in_parts, plan, task_gradients
+from polytask.balancing.weighting import Held, Normalize, Weighting
+from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError, listing
+
+
+class Measured(Protocol):
+    """The gradients of K tasks, however they were measured."""
+
+    def gramian(self) -> Tensor:
+        """`[K, K]`."""
+
+    def accumulate(self, weights: Tensor, own_weights: Tensor | None = None) -> None:
+        """Add the weighted sum to `.grad`."""
 
 
 class GramianBalancer(Balancer):
@@ -23,6 +37,18 @@ class GramianBalancer(Balancer):
         normalize: Scale the weights so that they sum to 1 (`sum_to_one`) or to the number of tasks (`sum_to_k`). Papers
             differ in this, and the same learning rate then means different things.
         smoothing: Average the weights over the steps: this much of the old ones stays at each step.
+        clip_task_norm: Scale down the gradient of each task that is longer than this; null: none.
+        weight_heads: Whether the parameters of one task alone get their gradient times its weight too. The papers
+            leave these as they are.
+        every: Measure, and find new weights, at each n-th step only; the others cost one backward pass. Approximate.
+        on: What gradients are taken for: all shared `parameters`; the shared `features`, which is approximate and costs
+            one backward pass; or the parameters of the `last` shared layer, which is approximate too.
+        batch_fraction: Measure on this share of a batch's samples, and apply the weights to all. Approximate. In a loop
+            of your own, give `backward` the losses on a part of the batch as `probe`.
+        update: Make the update of the tasks' `gradients` once these are measured; or by one more, ordinary `backward`
+            pass, which lets other tools see it.
+        memory_budget: The most memory for the tasks' gradients, in MiB. What does not fit is measured again when it is
+            needed: more passes, the same result. Null: no limit.
 
     Attributes:
         losses: `[K]`, float64 on the CPU: the losses of the current step, as `weights` and `observe` may need them.
@@ -32,10 +58,48 @@ class GramianBalancer(Balancer):
     level = "gramian"
     passes = "K"
 
-    def __init__(self, *, log_losses: bool = False, normalize: Normalize = "none", smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        log_losses: bool = False,
+        normalize: Normalize = "none",
+        smoothing: float = 0.0,
+        clip_task_norm: float | None = None,
+        weight_heads: bool = False,
+        every: int = 1,
+        on: Literal["parameters", "features", "last"] = "parameters",
+        batch_fraction: float = 1.0,
+        update: Literal["gradients", "backward"] = "gradients",
+        memory_budget: float | None = None,
+    ) -> None:
         super().__init__(log_losses=log_losses)
+        _check(clip_task_norm is None or clip_task_norm > 0, "clip_task_norm", clip_task_norm, "above 0, or null")
+        _check(every >= 1, "every", every, "at least 1")
+        _check(on in ("parameters", "features", "last"), "on", on, "'parameters', 'features' or 'last'")
+        _check(0 < batch_fraction <= 1, "batch_fraction", batch_fraction, "above 0 and at most 1")
+        _check(update in ("gradients", "backward"), "update", update, "'gradients' or 'backward'")
+        _check(memory_budget is None or memory_budget > 0, "memory_budget", memory_budget, "above 0, or null")
         self._weighting = Weighting(normalize, smoothing)
+        self._held = Held(every)
+        self._clip = clip_task_norm
+        self._weight_heads = weight_heads
+        self._on = on
+        self.batch_fraction = batch_fraction
+        self._update = update
+        self._budget = None if memory_budget is None else int(memory_budget * 2**20)
+        self._workspace = Workspace()
         self.losses: Tensor | None = None
+
+    def gradient_options(self) -> list[tuple[str, Any, Any]]:
+        """The options about how gradients are measured: name, value, and the value that changes nothing."""
+        return [
+            ("clip_task_norm", self._clip, None),
+            ("every", self._held.every, 1),
+            ("on", self._on, "parameters"),
+            ("batch_fraction", self.batch_fraction, 1.0),
+            ("update", self._update, "gradients"),
+            ("smoothing", self._weighting.smoothing, 0.0),
+        ]
 
     @abstractmethod
     def weights(self, gramian: Tensor) -> Tensor:
@@ -49,7 +113,7 @@ class GramianBalancer(Balancer):
         """Learn from a step, for methods that do: its Gramian, and the weights that `weights` gave for it."""
 
     def head_weights(self) -> Tensor | None:
-        """`[K]`, what multiplies the gradients of the tasks' own parameters; None: nothing does."""
+        """`[K]`, what multiplies the gradients of the tasks' own parameters, not 0; None: nothing does."""
         return None
 
     def combine(self, jacobian: Tensor) -> Tensor:
@@ -57,7 +121,13 @@ class GramianBalancer(Balancer):
         return self.weights(jacobian @ jacobian.T) @ jacobian
 
     def backward(
-        self, losses: Losses, shared: Iterable[nn.Parameter] | None = None, *, scaler: GradScaler | None = None
+        self,
+        losses: Losses,
+        shared: Iterable[nn.Parameter] | None = None,
+        *,
+        scaler: GradScaler | None = None,
+        samples: Samples | None = None,
+        probe: Losses | None = None,
     ) -> None:
         """See `Balancer.backward`.
 
@@ -66,18 +136,96 @@ class GramianBalancer(Balancer):
                 the CPU anyway).
         """
         values = self._enter(losses)
-        gradients = _measured(values, shared, scaler)
-        weights, gramian = None, None
-        update = gradients.jacobian.new_zeros(0)
-        if gradients.shared:
-            scale = 1.0 if scaler is None else _scale(scaler, gradients.jacobian)
-            gramian = (gradients.gramian() / scale**2).cpu().double()
-            self.losses = torch.stack(values).detach().cpu().double()
-            weights = self._solved(gramian, skips=scaler is not None and scaler.is_enabled())
-            update = gradients.weighted(weights)
-            self.losses = None
-        gradients.accumulate(update)
-        self.last = Step(self.present, torch.stack(values).detach(), weights, gramian)
+        self._refuse_processes()
+        shared = None if shared is None else list(shared)
+        scaled = values if scaler is None else [scaler.scale(value) for value in values]
+        planned = plan(scaled, shared)
+        if not planned.shared:
+            task_gradients(planned, scaled).accumulate(values[0].new_ones(len(values)))
+            self.last = Step(self.present, torch.stack(values).detach())
+            return
+        held = self._held.weights(self.present)
+        if held is not None:
+            self._apply_by_backward(planned, scaled, held)
+            self.last = Step(self.present, torch.stack(values).detach(), held)
+            return
+        if self.batch_fraction < 1:
+            measured, gramian = None, self._on_probe(probe, shared)
+        elif self._on == "last":
+            measured, gramian = None, self._on_last(planned, scaled)
+        else:
+            found = self._measured(planned, scaled, samples)
+            measured, gramian = (None, found) if isinstance(found, Tensor) else (found, found.gramian())
+        known = self._on_cpu(gramian, values, scaler if probe is None else None)
+        weights = self._solved(known, skips=scaler is not None and scaler.is_enabled())
+        if measured is None:
+            self._apply_by_backward(planned, scaled, weights)
+        else:
+            measured.accumulate(weights, self._own_weights(weights))
+        self.losses = None
+        self.last = Step(self.present, torch.stack(values).detach(), weights, known)
+
+    def _on_probe(self, probe: Losses | None, shared: Sequence[Tensor] | None) -> Tensor:
+        """The Gramian on a part of the batch."""
+        if probe is None:
+            raise UserError(
+                "batch_fraction is below 1, so backward needs probe=, the tasks' losses on that share of the batch."
+            )
+        values = probe if isinstance(probe, Mapping) else dict(zip(self.present, probe, strict=False))
+        missing = [task for task in self.present if task not in values]
+        if missing:
+            raise UserError(f"probe= has no loss of task {listing(missing)}.")
+        part = [(values[task] + 1e-8).log() if self.log_losses else values[task] for task in self.present]
+        return task_gradients(plan(part, shared), part, self._workspace, others=False).gramian()
+
+    def _on_last(self, planned: Plan, losses: list[Tensor]) -> Tensor:
+        """The Gramian for the last shared layer."""
+        last = last_parameters(planned.graph.crossings(planned.shared), planned.shared)
+        narrow = plan(losses, last, graph=planned.graph)
+        return task_gradients(narrow, losses, self._workspace, others=False, keep_graph=True).gramian()
+
+    def _measured(self, planned: Plan, losses: list[Tensor], samples: Samples | None) -> Measured | Tensor:
+        """The tasks' gradients, or their Gramian alone where the update is to be made by a backward pass."""
+        found: Measured | None = None
+        by_backward = self._update == "backward"
+        if self._on == "features":
+            features = features_of(planned.graph, planned.shared)
+            if features is None:
+                raise UserError(
+                    "on='features' needs one place where the heads read what is shared, but here a head reads features "
+                    "that others are made of. Use on='parameters' or on='last'."
+                )
+            found = features.measured(planned, losses, keep_graph=by_backward)
+        elif samples is not None:
+            found = disjoint_gradients(
+                planned,
+                features_of(planned.graph, planned.shared),
+                losses,
+                samples,
+                self.present,
+                others=not by_backward,
+                keep_graph=by_backward,
+            )
+        if found is None:
+            if self._budget is not None and planned.bytes_per_task() * len(losses) > self._budget:
+                return gramian_in_parts(planned, losses, self._budget)
+            found = task_gradients(planned, losses, self._workspace, others=not by_backward, keep_graph=by_backward)
+        return found.gramian() if by_backward else found
+
+    def _on_cpu(self, gramian: Tensor, values: list[Tensor], scaler: GradScaler | None) -> Tensor:
+        """The Gramian in float64; the losses come along, so that the device is waited for once."""
+        if scaler is not None:
+            gramian = gramian / scaler.scale(gramian.new_ones(())) ** 2
+        stacked = torch.stack(values).detach().to(gramian.device, torch.float64)
+        both = torch.cat([gramian.double(), stacked.unsqueeze(0)]).cpu()
+        self.losses = both[-1]
+        return both[:-1]
+
+    def _apply_by_backward(self, planned: Plan, scaled: list[Tensor], weights: Tensor) -> None:
+        weighted_backward(scaled, weights, self._own_weights(weights), planned.graph.crossings(planned.shared))
+
+    def _own_weights(self, weights: Tensor) -> Tensor | None:
+        return weights if self._weight_heads else self.head_weights()
 
     def _solved(self, gramian: Tensor, skips: bool) -> Tensor:
         lengths = gramian.diagonal()
@@ -90,19 +238,27 @@ class GramianBalancer(Balancer):
                 f"The loss or the gradient of task {listing(bad)} is not finite. Look for extreme values in its target "
                 "and inputs, or try a lower learning rate."
             )
-        weights = self.weights(gramian)
+        if self._clip is None:
+            weights = self.weights(gramian)
+            self._check_finite(weights)
+            self.observe(gramian, weights)
+        else:
+            factors = (self._clip / lengths.clamp(min=1e-300).sqrt()).clamp(max=1.0)
+            clipped = factors.unsqueeze(1) * gramian * factors
+            weights = self.weights(clipped)
+            self._check_finite(weights)
+            self.observe(clipped, weights)
+            weights = factors * weights
+        weights = self._weighting.apply(weights, self.present)
+        self._held.keep(self.present, weights)
+        return weights
+
+    def _check_finite(self, weights: Tensor) -> None:
         if not weights.isfinite().all():
             bad = [task for task, fine in zip(self.present, weights.isfinite().tolist(), strict=True) if not fine]
             raise UserError(f"{type(self).__name__} gave task {listing(bad)} a weight that is not finite.")
-        self.observe(gramian, weights)
-        return self._weighting.apply(weights, self.present)
 
 
-def _measured(losses: list[Tensor], shared: Iterable[nn.Parameter] | None, scaler: GradScaler | None) -> TaskGradients:
-    scaled = losses if scaler is None else [scaler.scale(loss) for loss in losses]
-    return task_gradients(scaled, shared)
-
-
-def _scale(scaler: GradScaler, like: Tensor) -> Tensor:
-    """The factor that `scaler` multiplies with, as a tensor: reading it as a number would wait for the device."""
-    return scaler.scale(like.new_ones(()))
+def _check(fine: bool, name: str, value: Any, allowed: str) -> None:
+    if not fine:
+        raise UserError(f"{name} is {value!r}, but must be {allowed}.")

@@ -1,51 +1,131 @@
-"""Which parameters a loss reaches, read from the autograd graph."""
+"""The autograd graph of K losses: which parameters they reach, and where their gradients meet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-_SEVERAL = -1
+from polytask.errors import UserError
+
+SEVERAL = -1
+"""In place of a loss's number: more than one loss reaches this."""
+
+NEUTRAL = frozenset({"TBackward0", "TransposeBackward0", "ToCopyBackward0"})
+"""Nodes that lay out or cast a parameter."""
+
+_ACCUMULATE = "torch::autograd::AccumulateGrad"
 
 
 @dataclass(frozen=True)
-class Reach:
-    """The leaves of the graph (parameters, mostly) that K losses reach.
+class Crossing:
+    """An edge on which the gradient of one loss flows into what is shared.
 
     Attributes:
-        shared: Those that more than one loss reaches.
-        own: For each loss, those that it alone reaches.
+        task: The number of the loss.
+        node: The node that only this loss reaches; None where the loss itself is shared.
+        slot: Which of the gradients that the node gives this is.
+        into: The edge's other end.
     """
 
-    shared: tuple[Tensor, ...]
-    own: tuple[tuple[Tensor, ...], ...]
+    task: int
+    node: Node | None
+    slot: int
+    into: GradientEdge
 
 
-def reach(losses: Sequence[Tensor]) -> Reach:
-    """Find what each loss reaches; a loss that requires no gradient reaches nothing.
+class Graph:
+    """What K losses reach; a loss that requires no gradient reaches nothing.
 
-    Every node is visited at most twice, however many losses there are: once for the first loss that comes by, once
-    when a second one does.
+    Every node is visited at most twice, however many losses there are: once for the first loss that comes by, once when
+    a second one does.
+
+    Args:
+        losses: K scalars.
+
+    Attributes:
+        visitor: The number of the loss that reaches a node, or `SEVERAL`.
+        readers: The nodes that a node's gradient comes from, each with the slot.
+
+    Raises:
+        UserError: A part of the graph runs under re-entrant activation checkpointing.
     """
-    visitor: dict[Node, int] = {}
-    for index, loss in enumerate(losses):
-        if not loss.requires_grad:
-            continue
-        waiting = [(get_gradient_edge(loss).node, index)]
+
+    def __init__(self, losses: Sequence[Tensor]) -> None:
+        self.roots = [get_gradient_edge(loss) if loss.requires_grad else None for loss in losses]
+        self.visitor: dict[Node, int] = {}
+        self.readers: dict[Node, list[tuple[Node, int]]] = {}
+        self._leaves: dict[Tensor, Node] = {}
+        for index, root in enumerate(self.roots):
+            if root is not None:
+                self._visit(root.node, index)
+
+    def _visit(self, start: Node, index: int) -> None:
+        visitor, readers = self.visitor, self.readers
+        waiting = [(start, index)]
         while waiting:
             node, by = waiting.pop()
             before = visitor.get(node)
-            if before in (by, _SEVERAL):
+            if before in (SEVERAL, by):
                 continue
-            now = by if before is None else _SEVERAL
-            visitor[node] = now
-            waiting += [(child, now) for child, _ in node.next_functions if child is not None]
-    shared: list[Tensor] = []
-    own: list[list[Tensor]] = [[] for _ in losses]
-    for node, by in visitor.items():
-        if not node.next_functions and node.name().endswith("AccumulateGrad"):
-            (shared if by == _SEVERAL else own[by]).append(node.variable)  # type: ignore[attr-defined]
-    return Reach(tuple(shared), tuple(tuple(leaves) for leaves in own))
+            visitor[node] = now = by if before is None else SEVERAL
+            following = node.next_functions
+            if before is None:
+                self._note(node)
+                for slot, (child, _) in enumerate(following):
+                    if child is not None:
+                        readers.setdefault(child, []).append((node, slot))
+                        waiting.append((child, now))
+            else:
+                waiting += [(child, now) for child, _ in following if child is not None]
+
+    def _note(self, node: Node) -> None:
+        name = type(node).__name__
+        if name == "AccumulateGrad":
+            self._leaves[node.variable] = node  # type: ignore[attr-defined]
+        elif name == "CheckpointFunctionBackward":
+            raise UserError(
+                "A part of the network runs under re-entrant activation checkpointing, which hides its parameters from "
+                "task gradients. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+            )
+
+    def leaf(self, parameter: Tensor) -> Node | None:
+        """The node that accumulates a parameter's gradient; None where no loss reaches it."""
+        return self._leaves.get(parameter)
+
+    def shared(self) -> tuple[Tensor, ...]:
+        """The parameters that more than one loss reaches."""
+        return tuple(leaf for leaf, node in self._leaves.items() if self.visitor[node] == SEVERAL)
+
+    def own(self, index: int) -> list[Tensor]:
+        """The parameters that this loss alone reaches."""
+        return [leaf for leaf, node in self._leaves.items() if self.visitor[node] == index]
+
+    def crossings(self, shared: Iterable[Tensor]) -> list[Crossing]:
+        """Where the gradients of single losses flow into what several reach, or into one of the shared parameters."""
+        meeting = {node for parameter in shared if (node := self._leaves.get(parameter)) is not None}
+        visitor = self.visitor
+        found = [
+            Crossing(index, None, 0, root)
+            for index, root in enumerate(self.roots)
+            if root is not None and (visitor[root.node] == SEVERAL or root.node in meeting)
+        ]
+        for node, by in visitor.items():
+            if by == SEVERAL:
+                continue
+            for slot, (child, number) in enumerate(node.next_functions):
+                if child is not None and (visitor[child] == SEVERAL or child in meeting):
+                    found.append(Crossing(by, node, slot, GradientEdge(child, number)))
+        return found
+
+
+def leaf_behind(node: Node) -> Tensor | None:
+    """The parameter that a node leads to through casts and transpositions only, if it does."""
+    while node.name() in NEUTRAL:
+        following = node.next_functions[0][0]
+        if following is None:
+            return None
+        node = following
+    return node.variable if node.name() == _ACCUMULATE else None  # type: ignore[attr-defined]

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
-from polytask.balancing.gradients import task_gradients
+from polytask.balancing.disjoint import Samples
+from polytask.balancing.gradients import accumulate_flat, accumulate_others, jacobian_of, plan
+from polytask.errors import UserError
 
 
 class JacobianBalancer(Balancer):
@@ -18,6 +20,9 @@ class JacobianBalancer(Balancer):
 
     Args:
         log_losses: See `Balancer`.
+
+    Attributes:
+        sizes: The numbers of elements of the shared parameters, in the order of the columns; () outside of a step.
     """
 
     level = "jacobian"
@@ -25,25 +30,35 @@ class JacobianBalancer(Balancer):
 
     def __init__(self, *, log_losses: bool = False) -> None:
         super().__init__(log_losses=log_losses)
+        self.sizes: tuple[int, ...] = ()
 
     @abstractmethod
     def combine(self, jacobian: Tensor) -> Tensor:
         """The update `[P]` for the task gradients `[K, P]` of the tasks `self.present`; may learn from them."""
 
     def backward(
-        self, losses: Losses, shared: Iterable[nn.Parameter] | None = None, *, scaler: GradScaler | None = None
+        self,
+        losses: Losses,
+        shared: Iterable[nn.Parameter] | None = None,
+        *,
+        scaler: GradScaler | None = None,
+        samples: Samples | None = None,
+        probe: Losses | None = None,
     ) -> None:
         """See `Balancer.backward`."""
         values = self._enter(losses)
+        self._refuse_processes()
         scaled = values if scaler is None else [scaler.scale(loss) for loss in values]
-        gradients = task_gradients(scaled, shared)
-        jacobian = gradients.jacobian
-        if not gradients.shared:
-            update = jacobian.new_zeros(0)
-        elif scaler is None:
-            update = self.combine(jacobian)
-        else:
-            scale = scaler.scale(jacobian.new_ones(()))
-            update = self.combine(jacobian / scale) * scale
-        gradients.accumulate(update)
+        parameters, jacobian, others = jacobian_of(plan(scaled, shared, ghosts=False), scaled)
+        if parameters:
+            self.sizes = tuple(parameter.numel() for parameter in parameters)
+            factor = None if scaler is None else scaler.scale(jacobian.new_ones(()))
+            update = self.combine(jacobian if factor is None else jacobian / factor)
+            if not isinstance(update, Tensor) or update.shape != jacobian.shape[1:]:
+                raise UserError(
+                    f"{type(self).__name__}.combine must give a tensor of shape {tuple(jacobian.shape[1:])}."
+                )
+            accumulate_flat(parameters, update if factor is None else update * factor)
+            self.sizes = ()
+        accumulate_others(others, None)
         self.last = Step(self.present, torch.stack(values).detach())

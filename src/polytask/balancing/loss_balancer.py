@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class LossBalancer(Balancer):
         shared: Iterable[nn.Parameter] | None = None,
         *,
         scaler: GradScaler | None = None,
+        samples: Mapping[str, Tensor] | None = None,
+        probe: Losses | None = None,
     ) -> None:
         """See `Balancer.backward`."""
         stacked = torch.stack(self._enter(losses))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from polytask.balancing.per_task import PerTask
@@ -53,3 +54,39 @@ class Weighting(nn.Module):
         self.state.write("weight", tasks, smooth.to(self.state.get_buffer("weight").dtype))
         self.state.write("share", tasks, (share * 0 + 1).to(self.state.get_buffer("share").dtype))
         return smooth
+
+
+class Held(nn.Module):
+    """Weights that stay as they are for some steps.
+
+    Args:
+        every: Weights are found anew at each n-th step.
+    """
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self._age = 0
+        self.state = PerTask({"weight": 0.0}) if every > 1 else None
+
+    def weights(self, tasks: Sequence[str]) -> Tensor | None:
+        """`[K]`, the weights that still hold; None: it is time for new ones."""
+        if self.state is None:
+            return None
+        new = self._age == 0 or any(task not in self.state.tasks for task in tasks)
+        self._age = 1 % self.every if new else (self._age + 1) % self.every
+        return None if new else self.state.read("weight", tasks, torch.device("cpu")).double()
+
+    def keep(self, tasks: Sequence[str], weights: Tensor) -> None:
+        """Hold new weights `[K]`."""
+        if self.state is not None:
+            self.state.add(tasks)
+            self.state.write("weight", tasks, weights.detach().cpu().to(torch.float32))
+
+    def get_extra_state(self) -> int:
+        """The number of steps since the last new weights."""
+        return self._age
+
+    def set_extra_state(self, state: int) -> None:
+        """Take it back."""
+        self._age = state

@@ -1,0 +1,294 @@
+"""Tasks whose samples are disjoint: one backward pass measures several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from polytask.balancing.features import Features
+from polytask.balancing.gradients import (
+    Block,
+    Plan,
+    accumulate,
+    accumulate_flat,
+    accumulate_others,
+    clear_about_a_second_pass,
+    flat,
+    total,
+    true_float32,
+)
+from polytask.balancing.layers import Layer, layers_of
+from polytask.errors import UserError, listing
+
+Samples = Mapping[str, Tensor]
+
+
+def owners(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor | None:
+    """`[B]`, the task that each sample belongs to, -1 where there is none; None where some belong to several.
+
+    Args:
+        samples: For each task, the numbers of its samples or a mask `[B]`.
+        tasks: The tasks of the step.
+        batch: B.
+
+    Raises:
+        UserError: A task is missing, or its samples do not fit the batch.
+    """
+    result = torch.full((batch,), -1)
+    for number, task in enumerate(tasks):
+        if task not in samples:
+            raise UserError(f"samples= says nothing of task '{task}'. It has: {listing(samples)}.")
+        chosen = samples[task].detach().cpu()
+        if chosen.dtype == torch.bool:
+            if chosen.shape != (batch,):
+                raise UserError(
+                    f"samples= of task '{task}' is a mask of shape {tuple(chosen.shape)}, for {batch} samples."
+                )
+            chosen = chosen.nonzero().flatten()
+        if chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < batch):
+            raise UserError(
+                f"samples= of task '{task}' has numbers outside of 0 to {batch - 1}, the samples of the batch."
+            )
+        if (result[chosen] >= 0).any():
+            return None
+        result[chosen] = number
+    return result
+
+
+class DisjointGradients:
+    """The gradients of K losses whose samples are disjoint, from one backward pass through what is shared.
+
+    Args:
+        layers: All shared parameters belong to these.
+        outputs: For each, the gradient of its output for the sum of the losses.
+        owner: `[B]`, the task of each sample.
+        count: K.
+        others: For each loss, other parameters with their gradients.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        outputs: Sequence[Tensor | None],
+        owner: Tensor,
+        count: int,
+        others: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    ) -> None:
+        self.count = count
+        self._owner = owner
+        self._others = others
+        reached = [(layer, output) for layer, output in zip(layers, outputs, strict=True) if output is not None]
+        self._compared = [(layer, output) for layer, output in reached if layer.products_pay(count)]
+        self._blocks = [self._formed(layer, output) for layer, output in reached if not layer.products_pay(count)]
+
+    @torch.no_grad()
+    def _formed(self, layer: Layer, output: Tensor) -> Block:
+        """The tasks' gradients themselves: each takes its own samples only, so all together cost as much as one."""
+        batch = len(self._owner)
+        dtype = torch.promote_types(layer.parameters[0].dtype, torch.float32)
+        rows = torch.zeros(
+            self.count, sum(p.numel() for p in layer.parameters), dtype=dtype, device=layer.parameters[0].device
+        )
+        for task, filled in enumerate(rows):
+            samples = (self._owner == task).nonzero().flatten()
+            if len(samples):
+                parts = layer.part(output, samples.to(output.device), batch)
+                torch.cat([flat(part, p, dtype) for part, p in zip(parts, layer.parameters, strict=True)], out=filled)
+        return Block(layer.parameters, rows)
+
+    @torch.no_grad()
+    def gramian(self) -> Tensor:
+        """`[K, K]`, the scalar products of the tasks' gradients for the shared parameters."""
+        everyone = range(self.count)
+        # Samples of no task have no gradient, so that they can count as any task's.
+        groups = self._owner.clamp(min=0)
+        with true_float32():
+            parts = [
+                (everyone, layer.products(output, groups.to(output.device), self.count))
+                for layer, output in self._compared
+            ]
+            parts += [(everyone, block.rows @ block.rows.T) for block in self._blocks]
+        return total(parts, self.count)
+
+    @torch.no_grad()
+    def accumulate(self, weights: Tensor, own_weights: Tensor | None = None) -> None:
+        """See `TaskGradients.accumulate`."""
+        chosen = weights.cpu()[self._owner.clamp(min=0)]
+        with true_float32():
+            for layer, output in self._compared:
+                rows = chosen.to(output, non_blocking=True).repeat_interleave(len(output) // len(chosen))
+                accumulate(layer.parameters, layer.gradients(output * rows.view(-1, *[1] * (output.ndim - 1))))
+            for block in self._blocks:
+                accumulate_flat(block.parameters, weights.to(block.rows, non_blocking=True) @ block.rows)
+        accumulate_others(self._others, own_weights)
+
+
+def disjoint_gradients(
+    planned: Plan,
+    features: Features | None,
+    losses: Sequence[Tensor],
+    samples: Samples,
+    tasks: Sequence[str],
+    *,
+    others: bool = True,
+    keep_graph: bool = False,
+) -> DisjointGradients | None:
+    """Measure all tasks in one pass, where that is exact; None where it is not.
+
+    It is exact where each sample belongs to one task, nothing shared couples the samples of a batch (as batch
+    normalisation does in training), and each shared parameter belongs to a layer whose samples can be told apart.
+
+    Raises:
+        UserError: `samples` does not fit the batch.
+    """
+    if features is None or features.batch is None or planned.plain:
+        return None
+    batch = features.batch
+    owner = owners(samples, tasks, batch)
+    if owner is None:
+        return None
+    layered, rest = layers_of(planned.graph, planned.shared)
+    layers = [uses[0] for uses in layered]
+    if rest or any(len(uses) > 1 or not uses[0].dense for uses in layered):
+        return None
+    if not _keeps_samples_apart([edge.node for edge in features.edges], layers, batch):
+        return None
+    own = planned.own if others else ((),) * len(losses)
+    rows, specific = features.gradients(losses, own, keep_graph=True)
+    if not _confined(rows, owner):
+        return None
+    given = [[gradient for row in rows if (gradient := row[index]) is not None] for index in range(len(features.edges))]
+    pairs = [(edge, torch.stack(found).sum(0)) for edge, found in zip(features.edges, given, strict=True) if found]
+    with clear_about_a_second_pass():
+        outputs = torch.autograd.grad(
+            [edge for edge, _ in pairs],
+            [layer.edge for layer in layers],
+            [seed for _, seed in pairs],
+            allow_unused=True,
+            retain_graph=keep_graph,
+        )
+    return DisjointGradients(layers, outputs, owner, len(losses), specific)
+
+
+def _confined(rows: Sequence[Sequence[Tensor | None]], owner: Tensor) -> bool:
+    """Whether each loss depends on its own samples only."""
+    outside = []
+    for task, row in enumerate(rows):
+        foreign = (owner != task).nonzero().flatten()
+        outside += [gradient[foreign.to(gradient.device)].any() for gradient in row if gradient is not None]
+    return not torch.stack([found.cpu() for found in outside]).any() if outside else False
+
+
+_ELEMENTWISE = (
+    "Relu", "Gelu", "Silu", "Sigmoid", "Tanh", "Elu", "LeakyRelu", "Hardtanh", "Hardswish", "Hardsigmoid", "Mish",
+    "Softplus", "NativeDropout", "Mul", "Div", "Add", "Sub", "Pow", "Exp", "Log", "Neg", "Sqrt", "Rsqrt", "Clone",
+    "ToCopy", "Clamp", "Where", "Alias", "Abs", "MaskedFill",
+)  # fmt: skip
+_ROW_BY_ROW = (
+    "View", "UnsafeView", "ReshapeAlias", "MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D",
+    "MkldnnAdaptiveAvgPool2D", "UpsampleNearest2D", "UpsampleBilinear2D", "NativeGroupNorm", "ConstantPadNd",
+    "Convolution", "Addmm", "Mm", "Bmm", "Embedding", "ScaledDotProductFlashAttentionForCpu",
+    "ScaledDotProductFlashAttention", "ScaledDotProductEfficientAttention",
+)  # fmt: skip
+
+_WEIGHTED = {
+    "AddmmBackward0": (2, 0),
+    "MmBackward0": (1,),
+    "ConvolutionBackward0": (1, 2),
+    "NativeLayerNormBackward0": (1, 2),
+    "NativeGroupNormBackward0": (1, 2),
+    "EmbeddingBackward0": (0,),
+}
+"""The slots of a node's weight, and of its bias, along which the samples' gradients are summed."""
+
+
+def _keeps_samples_apart(start: Sequence[Node], layers: Sequence[Layer], batch: int) -> bool:
+    """Whether every node leaves the samples apart, one after the other along the first dimension."""
+    known = {layer.edge.node for layer in layers}
+    seen: set[Node] = set()
+    waiting = list(start)
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        name = node.name()
+        rule = _RULES.get(name)
+        shape = node._input_metadata[0].shape
+        if rule is None or not shape or shape[0] % batch or not rule(node):
+            return False
+        weighted = _WEIGHTED.get(name, ())
+        if node not in known and any(node.next_functions[slot][0] is not None for slot in weighted):
+            return False
+        waiting += [c for slot, (c, _) in enumerate(node.next_functions) if c is not None and slot not in weighted]
+    return True
+
+
+def _always(node: Any) -> bool:  # noqa: ARG001 (a rule)
+    return True
+
+
+def _same_first(node: Any) -> bool:
+    """Whether what an elementwise node reads has its rank and first dimension: nothing is spread over the samples."""
+    shape = node._input_metadata[0].shape
+    for child, number in node.next_functions:
+        if child is not None:
+            other = child._input_metadata[number].shape
+            if len(other) != len(shape) or other[0] != shape[0]:
+                return False
+    return True
+
+
+def _signed(number: int) -> int:
+    # Dimensions are saved as unsigned numbers.
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _avoids_first(node: Any) -> bool:
+    """Whether a node that works along one dimension leaves the first alone."""
+    dims = getattr(node, "_saved_dim", None)
+    if dims is None:
+        return False
+    rank = len(node._input_metadata[0].shape)
+    chosen = [dims] if isinstance(dims, int) else list(dims)
+    return bool(chosen) and all(_signed(dim) % max(1, rank) != 0 for dim in chosen)
+
+
+def _reduces_later(node: Any) -> bool:
+    """Whether a sum or mean leaves the first dimension alone."""
+    rank = len(node._saved_self_sym_sizes)
+    dims = node._saved_dim
+    return dims is not None and len(dims) > 0 and all(_signed(dim) % rank != 0 for dim in dims)
+
+
+def _swaps_later(node: Any) -> bool:
+    rank = len(node._input_metadata[0].shape)
+    return all(_signed(dim) % rank != 0 for dim in (node._saved_dim0, node._saved_dim1))
+
+
+def _permutes_later(node: Any) -> bool:
+    rank = len(node._input_metadata[0].shape)
+    return _signed(node._saved_dims[0]) % rank == 0
+
+
+def _normalizes_later(node: Any) -> bool:
+    return len(node._saved_normalized_shape) < len(node._input_metadata[0].shape)
+
+
+_RULES: dict[str, Callable[[Any], bool]] = {
+    **{f"{name}Backward0": _same_first for name in _ELEMENTWISE},
+    **{f"{name}Backward0": _always for name in _ROW_BY_ROW},
+    **{
+        f"{name}Backward0": _avoids_first
+        for name in ("Softmax", "LogSoftmax", "Cat", "Split", "SplitWithSizes", "UnsafeSplit", "Slice")
+    },
+    "MeanBackward1": _reduces_later,
+    "SumBackward1": _reduces_later,
+    "TransposeBackward0": _swaps_later,
+    "PermuteBackward0": _permutes_later,
+    "NativeLayerNormBackward0": _normalizes_later,
+}

@@ -1,0 +1,199 @@
+"""The shared features: where the tasks' heads read what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from polytask.balancing.gradients import Plan, accumulate_others, clear_about_a_second_pass, total, true_float32
+from polytask.balancing.graph import Crossing, Graph, leaf_behind
+from polytask.balancing.layers import wide
+
+Gradients = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """The tensors through which all gradients of the losses reach what is shared.
+
+    Attributes:
+        graph: The losses' graph.
+        edges: Where their gradients flow in; none of them depends on another.
+    """
+
+    graph: Graph
+    edges: tuple[GradientEdge, ...]
+
+    @property
+    def batch(self) -> int | None:
+        """The length of their first dimension, if all have the same."""
+        shapes = [edge.node._input_metadata[edge.output_nr].shape for edge in self.edges]
+        if any(len(shape) < 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+            return None
+        return int(shapes[0][0])
+
+    def gradients(
+        self, losses: Sequence[Tensor], own: Sequence[Sequence[Tensor]], *, keep_graph: bool
+    ) -> tuple[list[list[Tensor | None]], list[list[tuple[Tensor, Tensor]]]]:
+        """The gradient of each loss for the features, and those for the parameters that it alone reaches.
+
+        Only the heads are passed through, each once.
+        """
+        rows: list[list[Tensor | None]] = []
+        others: list[list[tuple[Tensor, Tensor]]] = []
+        for loss, specific in zip(losses, own, strict=True):
+            found: Sequence[Tensor | None] = [None] * (len(self.edges) + len(specific))
+            if loss.requires_grad:
+                inputs: list[Any] = [*self.edges, *specific]
+                with clear_about_a_second_pass():
+                    found = torch.autograd.grad(loss, inputs, retain_graph=keep_graph, allow_unused=True)
+            rows.append(list(found[: len(self.edges)]))
+            pairs = zip(specific, found[len(self.edges) :], strict=True)
+            others.append([(parameter, gradient) for parameter, gradient in pairs if gradient is not None])
+        return rows, others
+
+    def measured(self, planned: Plan, losses: Sequence[Tensor], *, keep_graph: bool) -> FeatureGradients:
+        """The gradients of all losses for the features."""
+        rows, others = self.gradients(losses, planned.own, keep_graph=True)
+        return FeatureGradients(self, rows, others, keep_graph)
+
+
+class FeatureGradients:
+    """The gradients of K losses for the shared features.
+
+    Args:
+        features: The features.
+        rows: For each loss, its gradients for them.
+        others: For each loss, other parameters with their gradients.
+        keep_graph: Whether the graph is to be used again afterwards.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        rows: Sequence[Sequence[Tensor | None]],
+        others: Sequence[Sequence[tuple[Tensor, Tensor]]],
+        keep_graph: bool,
+    ) -> None:
+        self.count = len(rows)
+        self._others = others
+        self._keep_graph = keep_graph
+        self._found = []
+        for index, edge in enumerate(features.edges):
+            reached = [task for task, row in enumerate(rows) if row[index] is not None]
+            if reached:
+                stacked = torch.stack([row[index] for row in rows if row[index] is not None])  # type: ignore[misc]
+                self._found.append((edge, reached, stacked))
+
+    @property
+    def blocks(self) -> list[tuple[Sequence[int], Tensor]]:
+        """For each of the features, the tasks that depend on it and their gradients."""
+        return [(reached, stacked) for _, reached, stacked in self._found]
+
+    @torch.no_grad()
+    def gramian(self) -> Tensor:
+        """`[K, K]`, the scalar products of the tasks' gradients for the features."""
+        with true_float32():
+            return total([(reached, (w := wide(s).flatten(1)) @ w.T) for reached, s in self.blocks], self.count)
+
+    def accumulate(self, weights: Tensor, own_weights: Tensor | None = None) -> None:
+        """See `TaskGradients.accumulate`; one backward pass goes through what is shared."""
+        seeds = []
+        for _, reached, stacked in self._found:
+            chosen = weights if len(reached) == self.count else weights[reached]
+            with torch.no_grad(), true_float32():
+                summed = torch.tensordot(chosen.to(wide(stacked), non_blocking=True), wide(stacked), 1)
+            seeds.append(summed.to(stacked.dtype))
+        self.backward(seeds)
+        accumulate_others(self._others, own_weights)
+
+    def backward(self, seeds: Sequence[Tensor]) -> None:
+        """Pass gradients for the features on to what they are made of."""
+        with clear_about_a_second_pass():
+            torch.autograd.backward([edge for edge, _, _ in self._found], list(seeds), retain_graph=self._keep_graph)
+
+
+def features_of(graph: Graph, shared: Iterable[Tensor]) -> Features | None:
+    """The shared features; None where one depends on another, so that there is no one place to cut."""
+    crossings = graph.crossings(shared)
+    edges = dict.fromkeys((crossing.into.node, crossing.into.output_nr) for crossing in crossings)
+    nodes = {node for node, _ in edges}
+    seen: set[Node] = set()
+    waiting = [child for node in nodes for child, _ in node.next_functions if child is not None]
+    while waiting:
+        node = waiting.pop()
+        if node in nodes:
+            return None
+        if node not in seen:
+            seen.add(node)
+            waiting += [child for child, _ in node.next_functions if child is not None]
+    return Features(graph, tuple(GradientEdge(node, number) for node, number in edges)) if edges else None
+
+
+def last_parameters(crossings: Sequence[Crossing], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The parameters of the last shared layers: those that no other shared parameter separates from the heads."""
+    wanted = set(shared)
+    found: dict[Tensor, None] = {}
+    seen: set[Node] = set()
+    waiting = [crossing.into.node for crossing in crossings]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        children = [child for child, _ in node.next_functions if child is not None]
+        own = [leaf for child in (node, *children) if (leaf := leaf_behind(child)) is not None and leaf in wanted]
+        if own:
+            found.update(dict.fromkeys(own))
+        else:
+            waiting += children
+    return tuple(found)
+
+
+def weighted_backward(
+    losses: Sequence[Tensor], weights: Tensor, own_weights: Tensor | None, crossings: Sequence[Crossing]
+) -> None:
+    """One ordinary backward pass, in which what is shared gets the weighted gradients.
+
+    Reducers, hooks and other frameworks see nothing unusual.
+
+    Args:
+        losses: K scalars.
+        weights: `[K]`, for what is shared.
+        own_weights: `[K]`, none of them 0, for what is not; None: 1.
+        crossings: Where the gradients flow into what is shared.
+    """
+    seeds = torch.ones_like(weights) if own_weights is None else own_weights
+    factors = weights / seeds
+    roots = [seeds[index] for index in range(len(losses))]
+    slots: dict[Node, tuple[int, list[int]]] = {}
+    for crossing in crossings:
+        if crossing.node is None:
+            roots[crossing.task] = weights[crossing.task]
+        else:
+            slots.setdefault(crossing.node, (crossing.task, []))[1].append(crossing.slot)
+    handles = [node.register_hook(_scaling(factors[task], places)) for node, (task, places) in slots.items()]
+    try:
+        pairs = [(loss, seed.to(loss)) for loss, seed in zip(losses, roots, strict=True) if loss.requires_grad]
+        with clear_about_a_second_pass():
+            torch.autograd.backward([loss for loss, _ in pairs], [seed for _, seed in pairs])
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _scaling(factor: Tensor, slots: Sequence[int]) -> Callable[[Gradients, Gradients], Gradients]:
+    """A hook that multiplies some of the gradients that a node gives."""
+
+    def scaled(given: Gradients, _: Gradients) -> Gradients:
+        return tuple(
+            gradient * factor.to(gradient, non_blocking=True) if gradient is not None and slot in slots else gradient
+            for slot, gradient in enumerate(given)
+        )
+
+    return scaled

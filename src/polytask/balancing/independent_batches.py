@@ -1,0 +1,85 @@
+"""Methods that compare the gradients of independent batches."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from polytask.balancing.balancer import Losses, Step
+from polytask.balancing.disjoint import Samples
+from polytask.balancing.gradients import jacobian_of, plan
+from polytask.balancing.gramian_balancer import GramianBalancer
+from polytask.errors import UserError
+
+
+class IndependentBatches(GramianBalancer):
+    """A Gramian method that takes three independent batches a step, so that its weights are not biased by noise.
+
+    The first two give `J_1 J_2ᵀ`, whose expectation is the Gramian of the expected gradients (that of `J_1 J_1ᵀ` is
+    not); the third is what the weights are applied to. Call `backward([losses_1, losses_2, losses_3])`. In training
+    from a configuration, each batch is divided into three.
+    """
+
+    batches: ClassVar[int] = 3
+
+    @abstractmethod
+    def update_weights(self, cross: Tensor) -> None:
+        """Learn from `[K, K]`, the products of the first batch's task gradients with the second's."""
+
+    def backward(
+        self,
+        losses: Losses | Sequence[Losses],
+        shared: Iterable[nn.Parameter] | None = None,
+        *,
+        scaler: GradScaler | None = None,
+        samples: Samples | None = None,
+        probe: Losses | None = None,
+    ) -> None:
+        """See `Balancer.backward`.
+
+        Args:
+            losses: The losses of three independent batches, for the same tasks.
+            shared: See `Balancer.backward`.
+            scaler: See `Balancer.backward`.
+            samples: Not used.
+            probe: Not used.
+
+        Raises:
+            UserError: There are not three, or they are not for the same tasks.
+        """
+        batches = _three(self, losses)
+        shared = None if shared is None else list(shared)
+        values = [self._enter(batch) for batch in batches]
+        self._refuse_processes()
+        one, two, scaled = values if scaler is None else [[scaler.scale(v) for v in batch] for batch in values]
+        first, rows, _ = jacobian_of(plan(one, shared, ghosts=False), one)
+        second, columns, _ = jacobian_of(plan(two, shared, ghosts=False), two)
+        if first and first == second:
+            cross = rows @ columns.T
+            if scaler is not None:
+                cross = cross / scaler.scale(cross.new_ones(())) ** 2
+            self.update_weights(cross.cpu().double())
+        planned = plan(scaled, shared, ghosts=False)
+        weights = self.weights(torch.eye(len(scaled), dtype=torch.float64))
+        weights = self._weighting.apply(weights, self.present)
+        self._apply_by_backward(planned, scaled, weights)
+        self.last = Step(self.present, torch.stack(values[2]).detach(), weights)
+
+
+def _three(balancer: IndependentBatches, losses: Losses | Sequence[Losses]) -> list[Losses]:
+    name, count = type(balancer).__name__, balancer.batches
+    if isinstance(losses, Mapping) or len(losses) != count or any(isinstance(batch, Tensor) for batch in losses):
+        raise UserError(
+            f"{name} needs the losses of {count} independent batches: backward([losses_1, losses_2, losses_3]). In "
+            "training from a configuration, each batch is divided by itself."
+        )
+    batches = [batch for batch in losses if not isinstance(batch, Tensor)]
+    tasks = [tuple(batch) if isinstance(batch, Mapping) else len(batch) for batch in batches]
+    if any(task != tasks[0] for task in tasks):
+        raise UserError(f"{name}: the {count} batches have losses for different tasks: {tasks}.")
+    return batches
