@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from polytask.balancing.features import Features
+from polytask.balancing.features import Features, features_of
 from polytask.balancing.gradients import (
     Block,
+    Listener,
     Plan,
+    Row,
+    TaskGradients,
     accumulate,
     accumulate_flat,
     accumulate_others,
     clear_about_a_second_pass,
     flat,
+    products,
     total,
     true_float32,
 )
 from polytask.balancing.layers import Layer, layers_of
+from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError, listing
 
 Samples = Mapping[str, Tensor]
 
 
-def owners(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor | None:
-    """`[B]`, the task that each sample belongs to, -1 where there is none; None where some belong to several.
+def memberships(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor:
+    """`[K, B]`, which samples each task has.
 
     Args:
         samples: For each task, the numbers of its samples or a mask `[B]`.
@@ -38,7 +44,7 @@ def owners(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor | None:
     Raises:
         UserError: A task is missing, or its samples do not fit the batch.
     """
-    result = torch.full((batch,), -1)
+    result = torch.zeros(len(tasks), batch, dtype=torch.bool)
     for number, task in enumerate(tasks):
         if task not in samples:
             raise UserError(f"samples= says nothing of task '{task}'. It has: {listing(samples)}.")
@@ -48,15 +54,28 @@ def owners(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor | None:
                 raise UserError(
                     f"samples= of task '{task}' is a mask of shape {tuple(chosen.shape)}, for {batch} samples."
                 )
-            chosen = chosen.nonzero().flatten()
-        if chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < batch):
-            raise UserError(
-                f"samples= of task '{task}' has numbers outside of 0 to {batch - 1}, the samples of the batch."
-            )
-        if (result[chosen] >= 0).any():
-            return None
-        result[chosen] = number
+        elif chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < batch):
+            raise UserError(f"samples= of task '{task}' has numbers outside of 0 to {batch - 1}, those of the batch.")
+        result[number, chosen] = True
     return result
+
+
+def colours(members: Tensor) -> list[list[int]]:
+    """Groups of tasks without common samples, few of them: each task joins the first group that it fits in.
+
+    Args:
+        members: `[K, B]`, which samples each task has.
+    """
+    groups: list[list[int]] = []
+    taken: list[Tensor] = []
+    for task, own in enumerate(members):
+        place = next((index for index, samples in enumerate(taken) if not (samples & own).any()), len(groups))
+        if place == len(groups):
+            groups.append([])
+            taken.append(torch.zeros_like(own))
+        groups[place].append(task)
+        taken[place] |= own
+    return groups
 
 
 class DisjointGradients:
@@ -111,7 +130,7 @@ class DisjointGradients:
                 (everyone, layer.products(output, groups.to(output.device), self.count))
                 for layer, output in self._compared
             ]
-            parts += [(everyone, block.rows @ block.rows.T) for block in self._blocks]
+            parts += [(everyone, products(block.rows)) for block in self._blocks]
         return total(parts, self.count)
 
     @torch.no_grad()
@@ -129,58 +148,136 @@ class DisjointGradients:
 
 def disjoint_gradients(
     planned: Plan,
-    features: Features | None,
     losses: Sequence[Tensor],
     samples: Samples,
     tasks: Sequence[str],
+    workspace: Workspace,
     *,
     others: bool = True,
     keep_graph: bool = False,
-) -> DisjointGradients | None:
-    """Measure all tasks in one pass, where that is exact; None where it is not.
+) -> DisjointGradients | TaskGradients | None:
+    """Measure tasks that have no sample in common in one pass, where that is exact; None where it is not.
 
-    It is exact where each sample belongs to one task, nothing shared couples the samples of a batch (as batch
-    normalisation does in training), and each shared parameter belongs to a layer whose samples can be told apart.
+    It is exact where nothing shared couples the samples of a batch (as batch normalisation does in training), and each
+    shared parameter belongs to a layer whose samples can be told apart. Tasks that have samples in common are measured
+    in passes of their own.
 
     Raises:
         UserError: `samples` does not fit the batch.
     """
+    features = features_of(planned.graph, planned.shared)
     if features is None or features.batch is None or planned.plain:
         return None
     batch = features.batch
-    owner = owners(samples, tasks, batch)
-    if owner is None:
-        return None
-    layered, rest = layers_of(planned.graph, planned.shared)
-    layers = [uses[0] for uses in layered]
-    if rest or any(len(uses) > 1 or not uses[0].dense for uses in layered):
-        return None
-    if not _keeps_samples_apart([edge.node for edge in features.edges], layers, batch):
+    members = memberships(samples, tasks, batch)
+    groups = colours(members)
+    layers = _layers(planned, features)
+    if layers is None or len(groups) == len(tasks):
         return None
     own = planned.own if others else ((),) * len(losses)
     rows, specific = features.gradients(losses, own, keep_graph=True)
-    if not _confined(rows, owner):
+    if not _confined(rows, members):
         return None
-    given = [[gradient for row in rows if (gradient := row[index]) is not None] for index in range(len(features.edges))]
-    pairs = [(edge, torch.stack(found).sum(0)) for edge, found in zip(features.edges, given, strict=True) if found]
-    with clear_about_a_second_pass():
-        outputs = torch.autograd.grad(
-            [edge for edge, _ in pairs],
-            [layer.edge for layer in layers],
-            [seed for _, seed in pairs],
-            allow_unused=True,
-            retain_graph=keep_graph,
+    outputs = _passes(features, layers, rows, groups)
+    if outputs is None:
+        return None
+    if not keep_graph:
+        planned.graph.mark_as_used()
+    if len(groups) == 1:
+        owner = torch.where(members.any(0), members.int().argmax(0), -1)
+        return DisjointGradients(layers, outputs[0], owner, len(losses), specific)
+    compared = [place for place, layer in enumerate(layers) if layer.ghost_pays(len(losses))]
+    formed = [place for place in range(len(layers)) if place not in compared]
+    narrow = replace(
+        planned,
+        ghosts=tuple(layers[place] for place in compared),
+        gathered=(),
+        direct=tuple(parameter for place in formed for parameter in layers[place].parameters),
+    )
+    found = TaskGradients(narrow, len(losses), workspace)
+    colour_of = {task: colour for colour, group in enumerate(groups) for task in group}
+    for task in range(len(losses)):
+        given = outputs[colour_of[task]]
+        found.add(
+            Row(
+                tuple(_only(given[place], members[task]) for place in compared),
+                (),
+                tuple(part for place in formed for part in _part(layers[place], given[place], members[task])),
+                tuple(specific[task]),
+            )
         )
-    return DisjointGradients(layers, outputs, owner, len(losses), specific)
+    return found
 
 
-def _confined(rows: Sequence[Sequence[Tensor | None]], owner: Tensor) -> bool:
+def _layers(planned: Plan, features: Features) -> list[Layer] | None:
+    """The layers of all shared parameters; None where some have none, or where the samples cannot be told apart."""
+    layered, rest = layers_of(planned.graph, planned.shared)
+    if rest or any(len(uses) > 1 or not uses[0].dense for uses in layered):
+        return None
+    layers = [uses[0] for uses in layered]
+    batch = features.batch
+    assert batch is not None
+    return layers if _keeps_samples_apart([edge.node for edge in features.edges], layers, batch) else None
+
+
+def _passes(
+    features: Features,
+    layers: Sequence[Layer],
+    rows: Sequence[Sequence[Tensor | None]],
+    groups: Sequence[Sequence[int]],
+) -> list[list[Tensor | None]] | None:
+    """For each group the gradients of the layers' outputs; None where a hook changes gradients."""
+    edges = [layer.edge for layer in layers]
+    passes = []
+    with Listener([*features.edges, *edges]) as listener, clear_about_a_second_pass():
+        for group in groups:
+            seeds: list[Tensor | None] = []
+            for place in range(len(features.edges)):
+                reached = [gradient for task in group if (gradient := rows[task][place]) is not None]
+                seeds.append(torch.stack(reached).sum(0) if reached else None)
+            starts = [(edge, seed) for edge, seed in zip(features.edges, seeds, strict=True) if seed is not None]
+            outputs = torch.autograd.grad(
+                [edge for edge, _ in starts],
+                edges,
+                [seed for _, seed in starts],
+                allow_unused=True,
+                retain_graph=True,
+            )
+            given: list[Tensor | None] = [*seeds, *outputs]
+            heard = listener.corrected(given)
+            if [one is None or one.data_ptr() for one in given] != [one is None or one.data_ptr() for one in heard]:
+                return None  # For all that is known, the hook works across the samples.
+            passes.append(given[len(seeds) :])
+    return passes
+
+
+def _only(output: Tensor | None, members: Tensor) -> Tensor | None:
+    """The gradient of an output, 0 outside of the rows of some samples."""
+    if output is None:
+        return None
+    rows = members.to(output.device).repeat_interleave(len(output) // len(members))
+    return output * rows.view(-1, *[1] * (output.ndim - 1))
+
+
+@torch.no_grad()
+def _part(layer: Layer, output: Tensor | None, members: Tensor) -> Sequence[Tensor | None]:
+    samples = members.nonzero().flatten()
+    if output is None or not len(samples):
+        return [None] * len(layer.parameters)
+    return layer.part(output, samples.to(output.device), len(members))
+
+
+def _confined(rows: Sequence[Sequence[Tensor | None]], members: Tensor) -> bool:
     """Whether each loss depends on its own samples only."""
     outside = []
-    for task, row in enumerate(rows):
-        foreign = (owner != task).nonzero().flatten()
+    for row, own in zip(rows, members, strict=True):
+        foreign = (~own).nonzero().flatten()
         outside += [gradient[foreign.to(gradient.device)].any() for gradient in row if gradient is not None]
-    return not torch.stack([found.cpu() for found in outside]).any() if outside else False
+    # Looked at once for each device, so that it is waited for once.
+    devices = {found.device for found in outside}
+    return bool(devices) and not any(
+        bool(torch.stack([found for found in outside if found.device == device]).any()) for device in devices
+    )
 
 
 _ELEMENTWISE = (

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from polytask.balancing.gradients import Plan, accumulate_others, clear_about_a_second_pass, total, true_float32
+from polytask.balancing.gradients import (
+    Plan,
+    accumulate_others,
+    clear_about_a_second_pass,
+    products,
+    total,
+    true_float32,
+)
 from polytask.balancing.graph import Crossing, Graph, leaf_behind
 from polytask.balancing.layers import wide
 
@@ -99,7 +106,7 @@ class FeatureGradients:
     def gramian(self) -> Tensor:
         """`[K, K]`, the scalar products of the tasks' gradients for the features."""
         with true_float32():
-            return total([(reached, (w := wide(s).flatten(1)) @ w.T) for reached, s in self.blocks], self.count)
+            return total([(reached, products(wide(s).flatten(1))) for reached, s in self.blocks], self.count)
 
     def accumulate(self, weights: Tensor, own_weights: Tensor | None = None) -> None:
         """See `TaskGradients.accumulate`; one backward pass goes through what is shared."""
@@ -185,6 +192,30 @@ def weighted_backward(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def separate_backward(planned: Plan, losses: Sequence[Tensor], weights: Tensor, own_weights: Tensor | None) -> None:
+    """As `weighted_backward`, where some that several losses reach are to get the plain sum: a pass for each kind.
+
+    Args:
+        planned: Tells the kinds of the parameters.
+        losses: K scalars.
+        weights: `[K]`, for the shared parameters.
+        own_weights: `[K]`, for those of one task; None: 1.
+    """
+    ones = torch.ones_like(weights)
+    own = [parameter for parameters in planned.own for parameter in parameters]
+    kinds = [(planned.plain, ones), (own, ones if own_weights is None else own_weights), (planned.shared, weights)]
+    needed = [(list(parameters), chosen) for parameters, chosen in kinds if parameters]
+    for index, (parameters, chosen) in enumerate(needed):
+        pairs = [(loss, weight.to(loss)) for loss, weight in zip(losses, chosen, strict=True) if loss.requires_grad]
+        with clear_about_a_second_pass():
+            torch.autograd.backward(
+                [loss for loss, _ in pairs],
+                [weight for _, weight in pairs],
+                inputs=parameters,
+                retain_graph=index + 1 < len(needed),
+            )
 
 
 def _scaling(factor: Tensor, slots: Sequence[int]) -> Callable[[Gradients, Gradients], Gradients]:

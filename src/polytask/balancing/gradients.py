@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from polytask.balancing.graph import Graph
+from polytask.balancing.graph import USED_UP, Graph
 from polytask.balancing.layers import Layer, layers_of, summed, wide
 from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError
@@ -49,13 +50,18 @@ class Plan:
     def bytes_per_task(self) -> int:
         """The memory that the gradients of one task take until all are compared."""
         shapes = [layer.edge.node._input_metadata[0] for layer in self.ghosts]
-        kept: int = sum(meta.shape.numel() * meta.dtype.itemsize for meta in shapes)
+        kept: int = sum(math.prod(meta.shape) * meta.dtype.itemsize for meta in shapes)
         dense = [*self.direct, *(p for layers in self.gathered for p in layers[0].parameters)]
         return kept + sum(parameter.numel() * max(4, parameter.element_size()) for parameter in dense)
 
 
 def plan(
-    losses: Sequence[Tensor], shared: Iterable[Tensor] | None, *, ghosts: bool = True, graph: Graph | None = None
+    losses: Sequence[Tensor],
+    shared: Iterable[Tensor] | None,
+    *,
+    ghosts: bool = True,
+    unreached: bool = False,
+    graph: Graph | None = None,
 ) -> Plan:
     """Find out what the losses reach, and how each parameter's gradients are measured at the least cost.
 
@@ -63,6 +69,7 @@ def plan(
         losses: K scalars.
         shared: The shared parameters; None: those that more than one loss reaches.
         ghosts: Whether output gradients may stand for weight gradients.
+        unreached: Whether to keep the shared parameters that no loss reaches, so that they are the same at each step.
         graph: The losses' graph, if it is known.
 
     Raises:
@@ -71,7 +78,7 @@ def plan(
     graph = graph or Graph(losses)
     wanted = graph.shared() if shared is None else checked(shared)
     named = set(wanted)
-    reached = tuple(parameter for parameter in wanted if graph.leaf(parameter) is not None)
+    reached = tuple(parameter for parameter in wanted if unreached or graph.leaf(parameter) is not None)
     found, direct = layers_of(graph, reached) if ghosts else ([], list(reached))
     alone: list[Layer] = []
     gathered: list[tuple[Layer, ...]] = []
@@ -110,8 +117,51 @@ class Row:
     others: tuple[tuple[Tensor, Tensor], ...]
 
 
-def row(plan: Plan, losses: Sequence[Tensor], index: int, *, others: bool, keep_graph: bool) -> Row:
-    """Measure one task by a backward pass of its own."""
+class Listener:
+    """Hears what reaches some nodes in a backward pass, after the hooks that the user put on their outputs.
+
+    Autograd runs those hooks before it gives out a gradient, except where the pass goes on through the node.
+
+    Args:
+        edges: Where to listen; each leads to another node.
+    """
+
+    def __init__(self, edges: Sequence[GradientEdge]) -> None:
+        self._edges = edges
+        self._heard: dict[int, Tensor | None] = {}
+
+    def __enter__(self) -> Listener:
+        self._handles = [
+            edge.node.register_prehook(partial(self._hear, place, edge.output_nr))
+            for place, edge in enumerate(self._edges)
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hear(self, place: int, number: int, gradients: Sequence[Tensor | None]) -> None:
+        self._heard[place] = gradients[number]
+
+    def corrected(self, given: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What reached each node in the last pass, for what autograd gave out."""
+        corrected = [self._heard.get(place, gradient) for place, gradient in enumerate(given)]
+        self._heard.clear()
+        return corrected
+
+
+def row(plan: Plan, losses: Sequence[Tensor], index: int, listener: Listener, *, others: bool, keep_graph: bool) -> Row:
+    """Measure one task by a backward pass of its own.
+
+    Args:
+        plan: What to measure.
+        losses: K scalars.
+        index: Which of them.
+        listener: Listens to the plan's edges.
+        others: Whether to measure the gradients of the other parameters too.
+        keep_graph: Whether the graph is to be used again afterwards.
+    """
     edges = plan.edges
     specific = [*plan.plain, *plan.own[index]] if others else []
     inputs: list[Any] = [*edges, *plan.direct, *specific]
@@ -119,7 +169,8 @@ def row(plan: Plan, losses: Sequence[Tensor], index: int, *, others: bool, keep_
     if losses[index].requires_grad and inputs:
         with clear_about_a_second_pass():
             found = torch.autograd.grad(losses[index], inputs, retain_graph=keep_graph, allow_unused=True)
-    single, rest = found[: len(plan.ghosts)], iter(found[len(plan.ghosts) : len(edges)])
+    outputs = listener.corrected(found[: len(edges)])
+    single, rest = outputs[: len(plan.ghosts)], iter(outputs[len(plan.ghosts) :])
     return Row(
         tuple(single),
         tuple(_gathered(layers, [next(rest) for _ in layers]) for layers in plan.gathered),
@@ -209,7 +260,7 @@ class TaskGradients:
     def gramian(self) -> Tensor:
         """`[K, K]`, the scalar products of the tasks' gradients for the shared parameters."""
         with true_float32():
-            parts = [(range(self.count), block.rows @ block.rows.T) for block in self.blocks]
+            parts = [(range(self.count), products(block.rows)) for block in self.blocks]
             for layer, reached, outputs in zip(self._plan.ghosts, self._reached, self._outputs, strict=True):
                 if outputs is not None:
                     parts.append((reached, layer.gramian(outputs[: len(reached)], self._workspace)))  # type: ignore[arg-type]
@@ -233,6 +284,18 @@ class TaskGradients:
                     summed = torch.tensordot(chosen.to(rows, non_blocking=True), rows, 1)
                     accumulate(layer.parameters, layer.gradients(summed.to(outputs.dtype)))
         accumulate_others(self.others, own_weights)
+
+    @torch.no_grad()
+    def accumulate_update(self, update: Tensor) -> None:
+        """Add an update `[P]` to the `.grad` of the parameters of the only block, and to the others' their own."""
+        (block,) = self.blocks
+        pieces = torch.split(update, [parameter.numel() for parameter in block.parameters])
+        for parameter, piece in zip(block.parameters, pieces, strict=True):
+            gradient = piece.view(parameter.shape)
+            if self._plan.graph.leaf(parameter) is None and not gradient.any():
+                continue
+            accumulate((parameter,), (gradient.to_sparse(1) if parameter in self._sparse else gradient,))
+        accumulate_others(self.others, None)
 
     def _accumulate_block(self, block: Block, weights: Tensor) -> None:
         update = weights.to(block.rows, non_blocking=True) @ block.rows
@@ -265,18 +328,14 @@ def task_gradients(
     """
     last = max((index for index, loss in enumerate(losses) if loss.requires_grad), default=-1)
     found = TaskGradients(planned, len(losses), workspace or Workspace())
-    for index in range(len(losses)):
-        found.add(row(planned, losses, index, others=others, keep_graph=keep_graph or index != last))
+    with Listener(planned.edges) as listener:
+        for index in range(len(losses)):
+            found.add(row(planned, losses, index, listener, others=others, keep_graph=keep_graph or index != last))
     return found
 
 
-def jacobian_of(
-    planned: Plan, losses: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], Tensor, list[tuple[tuple[Tensor, Tensor], ...]]]:
-    """The tasks' gradients themselves, for a plan without ghosts.
-
-    Returns:
-        The shared parameters; `[K, P]`, their gradients; for each task, other parameters with their gradients.
+def whole_gradients(planned: Plan, losses: Sequence[Tensor]) -> TaskGradients:
+    """The gradients of all tasks for a plan without ghosts, in one block or none.
 
     Raises:
         UserError: The shared parameters are on several devices.
@@ -284,8 +343,7 @@ def jacobian_of(
     found = task_gradients(planned, losses)
     if len(found.blocks) > 1:
         raise UserError("The shared parameters are on several devices, which this method cannot work with.")
-    block = found.blocks[0] if found.blocks else Block((), torch.zeros(len(losses), 0))
-    return block.parameters, block.rows, [tuple(pairs) for pairs in found.others]
+    return found
 
 
 def gramian(losses: Mapping[str, Tensor] | Sequence[Tensor], shared: Iterable[nn.Parameter] | None = None) -> Tensor:
@@ -320,16 +378,18 @@ def gramian_in_parts(planned: Plan, losses: Sequence[Tensor], budget: int) -> Te
     chunk = max(1, budget // max(1, planned.bytes_per_task()) - 1)
     result = torch.zeros(count, count, dtype=torch.float64)
     workspace = Workspace()
-    for start in range(0, count, chunk):
-        held = list(range(start, min(start + chunk, count)))
-        rows = [row(planned, losses, index, others=False, keep_graph=True) for index in held]
-        for other in range(held[-1] + 1, count) if held[-1] + 1 < count else [held.pop()]:
-            gradients = TaskGradients(planned, len(held) + 1, workspace)
-            for each in rows[: len(held)]:
-                gradients.add(each)
-            gradients.add(row(planned, losses, other, others=False, keep_graph=True))
-            where = torch.tensor([*held, other])
-            result[where.unsqueeze(1), where] = gradients.gramian().cpu().double()
+    with Listener(planned.edges) as listener:
+        measure = partial(row, planned, losses, listener=listener, others=False, keep_graph=True)
+        for start in range(0, count, chunk):
+            held = list(range(start, min(start + chunk, count)))
+            rows = [measure(index=index) for index in held]
+            for other in range(held[-1] + 1, count) if held[-1] + 1 < count else [held.pop()]:
+                gradients = TaskGradients(planned, len(held) + 1, workspace)
+                for each in rows[: len(held)]:
+                    gradients.add(each)
+                gradients.add(measure(index=other))
+                where = torch.tensor([*held, other])
+                result[where.unsqueeze(1), where] = gradients.gramian().cpu().double()
     return result
 
 
@@ -368,6 +428,19 @@ def total(parts: Sequence[tuple[Sequence[int], Tensor]], count: int) -> Tensor:
             where = torch.tensor(tasks, device=device)
             result[where.unsqueeze(1), where] += part.to(result)
     return result
+
+
+def products(rows: Tensor) -> Tensor:
+    """`[K, K]`, the scalar products of rows `[K, P]`; piece by piece, since long sums lose digits."""
+    count, width = rows.shape
+    whole = width - width % _PIECE
+    pieces = rows[:, :whole].view(count, -1, _PIECE).transpose(0, 1)
+    rest = rows[:, whole:]
+    return torch.bmm(pieces, pieces.transpose(1, 2)).sum(0) + rest @ rest.T
+
+
+_PIECE = 2**14
+"""Numbers of one task that are summed at once."""
 
 
 def flat(gradient: Tensor | None, parameter: Tensor, dtype: torch.dtype) -> Tensor:
@@ -415,10 +488,7 @@ def clear_about_a_second_pass() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if "backward through the graph a second time" in str(error):
-            raise UserError(
-                "The losses' graph has been used up by an earlier backward pass. Compute the losses anew before each "
-                "call of backward."
-            ) from error
+            raise UserError(USED_UP) from error
         if "donated" in str(error):
             raise UserError(
                 "A compiled part of the network gives up its buffers after one backward pass. Set "

@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
 from polytask.balancing.disjoint import Samples, disjoint_gradients
-from polytask.balancing.features import features_of, last_parameters, weighted_backward
+from polytask.balancing.features import features_of, last_parameters, separate_backward, weighted_backward
 from polytask.balancing.gradients import Plan, gramian_in_parts, plan, task_gradients
 from polytask.balancing.weighting import Held, Normalize, Weighting
 from polytask.balancing.workspace import Workspace
@@ -199,10 +199,10 @@ class GramianBalancer(Balancer):
         elif samples is not None:
             found = disjoint_gradients(
                 planned,
-                features_of(planned.graph, planned.shared),
                 losses,
                 samples,
                 self.present,
+                self._workspace,
                 others=not by_backward,
                 keep_graph=by_backward,
             )
@@ -222,7 +222,11 @@ class GramianBalancer(Balancer):
         return both[:-1]
 
     def _apply_by_backward(self, planned: Plan, scaled: list[Tensor], weights: Tensor) -> None:
-        weighted_backward(scaled, weights, self._own_weights(weights), planned.graph.crossings(planned.shared))
+        own_weights = self._own_weights(weights)
+        if planned.plain:
+            separate_backward(planned, scaled, weights, own_weights)
+        else:
+            weighted_backward(scaled, weights, own_weights, planned.graph.crossings(planned.shared))
 
     def _own_weights(self, weights: Tensor) -> Tensor | None:
         return weights if self._weight_heads else self.head_weights()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
@@ -15,6 +16,13 @@ SEVERAL = -1
 
 NEUTRAL = frozenset({"TBackward0", "TransposeBackward0", "ToCopyBackward0"})
 """Nodes that lay out or cast a parameter."""
+
+USED_UP = (
+    "The losses' graph has been used up by an earlier backward pass. Compute the losses anew before each call of "
+    "backward."
+)
+
+_USED = "polytask: used up"
 
 _ACCUMULATE = "torch::autograd::AccumulateGrad"
 
@@ -60,7 +68,15 @@ class Graph:
         self._leaves: dict[Tensor, Node] = {}
         for index, root in enumerate(self.roots):
             if root is not None:
+                if _USED in _notes(root.node):
+                    raise UserError(USED_UP)
                 self._visit(root.node, index)
+
+    def mark_as_used(self) -> None:
+        """Let no other graph be made of these losses: autograd would not know that they were passed through."""
+        for root in self.roots:
+            if root is not None:
+                _notes(root.node)[_USED] = True
 
     def _visit(self, start: Node, index: int) -> None:
         visitor, readers = self.visitor, self.readers
@@ -119,6 +135,11 @@ class Graph:
                 if child is not None and (visitor[child] == SEVERAL or child in meeting):
                     found.append(Crossing(by, node, slot, GradientEdge(child, number)))
         return found
+
+
+def _notes(node: Any) -> dict[str, Any]:
+    """What has been written at a node."""
+    return node.metadata  # type: ignore[no-any-return]
 
 
 def leaf_behind(node: Node) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Losses, Step
 from polytask.balancing.disjoint import Samples
-from polytask.balancing.gradients import jacobian_of, plan
+from polytask.balancing.gradients import plan, whole_gradients
 from polytask.balancing.gramian_balancer import GramianBalancer
 from polytask.errors import UserError
 
@@ -57,10 +57,9 @@ class IndependentBatches(GramianBalancer):
         values = [self._enter(batch) for batch in batches]
         self._refuse_processes()
         one, two, scaled = values if scaler is None else [[scaler.scale(v) for v in batch] for batch in values]
-        first, rows, _ = jacobian_of(plan(one, shared, ghosts=False), one)
-        second, columns, _ = jacobian_of(plan(two, shared, ghosts=False), two)
-        if first and first == second:
-            cross = rows @ columns.T
+        first, second = (whole_gradients(plan(batch, shared, ghosts=False), batch).blocks for batch in (one, two))
+        if first and second and first[0].parameters == second[0].parameters:
+            cross = first[0].rows @ second[0].rows.T
             if scaler is not None:
                 cross = cross / scaler.scale(cross.new_ones(())) ** 2
             self.update_weights(cross.cpu().double())

@@ -11,7 +11,7 @@ from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
 from polytask.balancing.disjoint import Samples
-from polytask.balancing.gradients import accumulate_flat, accumulate_others, jacobian_of, plan
+from polytask.balancing.gradients import accumulate_others, plan, whole_gradients
 from polytask.errors import UserError
 
 
@@ -49,16 +49,22 @@ class JacobianBalancer(Balancer):
         values = self._enter(losses)
         self._refuse_processes()
         scaled = values if scaler is None else [scaler.scale(loss) for loss in values]
-        parameters, jacobian, others = jacobian_of(plan(scaled, shared, ghosts=False), scaled)
-        if parameters:
-            self.sizes = tuple(parameter.numel() for parameter in parameters)
+        found = whole_gradients(plan(scaled, shared, ghosts=False, unreached=shared is not None), scaled)
+        if found.blocks:
+            (block,) = found.blocks
+            jacobian = block.rows
+            self.sizes = tuple(parameter.numel() for parameter in block.parameters)
             factor = None if scaler is None else scaler.scale(jacobian.new_ones(()))
-            update = self.combine(jacobian if factor is None else jacobian / factor)
-            if not isinstance(update, Tensor) or update.shape != jacobian.shape[1:]:
+            try:
+                update = self.combine(jacobian if factor is None else jacobian / factor)
+            finally:
+                self.sizes = ()
+            if update.shape != jacobian.shape[1:]:
                 raise UserError(
-                    f"{type(self).__name__}.combine must give a tensor of shape {tuple(jacobian.shape[1:])}."
+                    f"{type(self).__name__}.combine gave a tensor of shape {tuple(update.shape)}, but must give one of "
+                    f"shape {tuple(jacobian.shape[1:])}."
                 )
-            accumulate_flat(parameters, update if factor is None else update * factor)
-            self.sizes = ()
-        accumulate_others(others, None)
+            found.accumulate_update(update if factor is None else update * factor)
+        else:
+            accumulate_others(found.others, None)
         self.last = Step(self.present, torch.stack(values).detach())

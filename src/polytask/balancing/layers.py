@@ -119,7 +119,7 @@ class Linear(Layer):
 
     def gramian(self, outputs: Tensor, workspace: Workspace) -> Tensor:
         """See `Layer.gramian`."""
-        return _compared(self._similarity(), wide(outputs), workspace)
+        return _compared(wide(self.input), wide(outputs), len(self.parameters) > 1, workspace)
 
     def products(self, output: Tensor, groups: Tensor, count: int) -> Tensor:
         """See `Layer.products`."""
@@ -207,7 +207,7 @@ class Convolution(Layer):
     def gramian(self, outputs: Tensor, workspace: Workspace) -> Tensor:
         """See `Layer.gramian`."""
         rows = wide(outputs).flatten(3).transpose(2, 3).flatten(1, 2)
-        return _compared(self._similarity(), rows, workspace)
+        return _compared(wide(self._unfolded()), rows, len(self.parameters) > 1, workspace)
 
     def products(self, output: Tensor, groups: Tensor, count: int) -> Tensor:
         """See `Layer.products`."""
@@ -343,19 +343,32 @@ def summed(uses: Sequence[tuple[Layer, Tensor]]) -> tuple[Tensor, ...]:
     return tuple(reduce(torch.add, gradients) for gradients in zip(*each, strict=True))
 
 
-def _compared(similarity: Tensor, outputs: Tensor, workspace: Workspace) -> Tensor:
-    """`[K, K]`, `<S D_i, D_j>` for outputs `[K, R, m]`, a few tasks at a time."""
+def _compared(inputs: Tensor, outputs: Tensor, biased: bool, workspace: Workspace) -> Tensor:
+    """`[K, K]`, `<D_iᵀ A, D_jᵀ A>` for inputs `[R, n]` and outputs `[K, R, m]`, a few tasks at a time.
+
+    With `A = 1 aᵀ + C`, `a` the mean row, it is `<C Cᵀ D_i, D_j> + <t_i, s_j> + <s_i, t_j> + |a|² <s_i, s_j>` where
+    `s_i = D_iᵀ 1` and `t_i = D_iᵀ C a`. Below a batch normalisation `s_i` is all but 0, and `A Aᵀ D_i` would lose the
+    digits that matter. A bias is one more input, which is always 1: `|a|²` grows by 1.
+    """
     count, rows, width = outputs.shape
-    step = max(1, min(count, _CHUNK // (rows * width)))
+    mean = inputs.sum(0) / max(1, rows)
+    centred = inputs - mean
+    similarity = centred @ centred.T
+    sides = torch.stack([centred.new_ones(rows), centred @ mean])
+    sums = torch.matmul(sides, outputs)
+    ones, along = sums[:, 0], sums[:, 1]
+    mixed = along @ ones.T
+    result = mixed + mixed.T + (mean.square().sum() + float(biased)) * (ones @ ones.T)
+    step = max(1, min(count, _CHUNK // max(1, rows * width)))
     flat = outputs.reshape(count, -1)
-    result = outputs.new_empty(count, count)
     for start in range(0, count, step):
         end = min(start + step, count)
         product = workspace.take("product", (end - start, rows, width), outputs.dtype, outputs.device)
         torch.matmul(similarity, outputs[start:end], out=product)
         found = flat[:end] @ product.view(end - start, -1).T
-        result[:end, start:end] = found
-        result[start:end, :end] = found.T
+        result[start:end, start:end] += found[start:]
+        result[:start, start:end] += found[:start]
+        result[start:end, :start] += found[:start].T
     return result
 
 
@@ -381,7 +394,7 @@ def layers_of(graph: Graph, parameters: Sequence[Tensor]) -> tuple[list[list[Lay
     free = set(parameters)
     found: list[list[Layer]] = []
     for weight in parameters:
-        if weight not in free or weight.is_complex():
+        if weight not in free or weight.is_complex() or weight._backward_hooks:
             continue
         uses = _uses(graph, weight)
         if not uses or any(_RULES.get(node.name(), (None, -1))[1] != slot for node, slot, _ in uses):
@@ -440,7 +453,7 @@ def _bias(graph: Graph, nodes: Sequence[Node], allowed: set[Tensor]) -> Tensor |
     while node is not None and node.name() == "ToCopyBackward0":
         node = node.next_functions[0][0]
     bias = getattr(node, "variable", None)
-    if bias is None or bias not in allowed or bias.ndim != 1:
+    if bias is None or bias not in allowed or bias.ndim != 1 or bias._backward_hooks:
         return None
     uses = _uses(graph, bias)
     if uses is None or len(uses) != len(nodes) or any(at != slot for _, at, _ in uses):
@@ -455,6 +468,8 @@ def _linear(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Laye
         inputs = node._saved_mat1
     else:
         inputs = node._saved_self
+    if inputs.layout != torch.strided:
+        return None
     width = node._input_metadata[0].shape[1]
     if len(parameters) > 1 and parameters[1].shape != (width,):
         return None
