@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from polytask.balancing.adam import TaskAdam
@@ -39,10 +40,11 @@ def test_the_numbers_move_with_the_losses_device():
     assert kept.read("loss", ["a"], torch.device("meta")).device.type == "meta"
 
 
-def test_adam_is_that_of_pytorch():
-    ours = TaskAdam(0.5, lr=0.1)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adam_is_that_of_pytorch(weight_decay):
+    ours = TaskAdam(0.5, lr=0.1, weight_decay=weight_decay)
     theirs = torch.nn.Parameter(torch.full((3,), 0.5))
-    optimizer = torch.optim.Adam([theirs], lr=0.1)
+    optimizer = torch.optim.Adam([theirs], lr=0.1, weight_decay=weight_decay)
     for gradient in torch.randn(20, 3, generator=torch.Generator().manual_seed(0)):
         ours.step(["a", "b", "c"], gradient)
         theirs.grad = gradient.clone()

@@ -20,11 +20,13 @@ class TaskAdam(PerTask):
     Args:
         initial: The value for a new task.
         lr: Learning rate.
+        weight_decay: This times the number is added to its gradient.
     """
 
-    def __init__(self, initial: float, lr: float) -> None:
+    def __init__(self, initial: float, lr: float, weight_decay: float = 0.0) -> None:
         super().__init__({"value": initial, "mean": 0.0, "square": 0.0, "steps": 0.0})
         self.lr = lr
+        self.weight_decay = weight_decay
 
     @torch.no_grad()
     def step(self, tasks: Sequence[str], gradient: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
@@ -33,6 +35,8 @@ class TaskAdam(PerTask):
             self.read(field, tasks, gradient.device) for field in ("value", "mean", "square", "steps")
         )
         gradient = gradient.to(value.dtype).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * value
         steps = steps + 1
         mean = torch.lerp(mean, gradient, 1 - betas[0])
         square = torch.lerp(square, gradient.square(), 1 - betas[1])

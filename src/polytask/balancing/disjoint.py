@@ -271,8 +271,10 @@ def _confined(rows: Sequence[Sequence[Tensor | None]], members: Tensor) -> bool:
     """Whether each loss depends on its own samples only."""
     outside = []
     for row, own in zip(rows, members, strict=True):
-        foreign = (~own).nonzero().flatten()
-        outside += [gradient[foreign.to(gradient.device)].any() for gradient in row if gradient is not None]
+        for gradient in row:
+            if gradient is not None:
+                largest = gradient.flatten(1).abs().amax(1)
+                outside.append(largest.masked_fill(own.to(gradient.device, non_blocking=True), 0.0).any())
     # Looked at once for each device, so that it is waited for once.
     devices = {found.device for found in outside}
     return bool(devices) and not any(

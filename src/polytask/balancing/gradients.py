@@ -294,7 +294,8 @@ class TaskGradients:
             gradient = piece.view(parameter.shape)
             if self._plan.graph.leaf(parameter) is None and not gradient.any():
                 continue
-            accumulate((parameter,), (gradient.to_sparse(1) if parameter in self._sparse else gradient,))
+            # A copy: the update may be something that the method keeps.
+            accumulate((parameter,), (gradient.to_sparse(1) if parameter in self._sparse else gradient,), copy=True)
         accumulate_others(self.others, None)
 
     def _accumulate_block(self, block: Block, weights: Tensor) -> None:
@@ -456,16 +457,23 @@ def accumulate_flat(parameters: Sequence[Tensor], update: Tensor) -> None:
     accumulate(parameters, [piece.view(p.shape) for p, piece in zip(parameters, pieces, strict=True)])
 
 
-def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Add gradients to `.grad`."""
+def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor], *, copy: bool = False) -> None:
+    """Add gradients to `.grad`.
+
+    Args:
+        parameters: What they are for.
+        gradients: The gradients.
+        copy: Whether somebody else may hold them: autograd can hand out one tensor as the gradient of two parameters.
+    """
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if parameter.grad is not None:
             parameter.grad = parameter.grad + gradient if parameter.grad.is_sparse else parameter.grad.add_(gradient)
         elif gradient.is_sparse:
             parameter.grad = gradient.to(parameter.dtype)
-        else:
-            # A copy, laid out as the parameter is: autograd may hand out one tensor as the gradient of two parameters.
+        elif copy or gradient.dtype != parameter.dtype or gradient.stride() != parameter.stride():
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        else:
+            parameter.grad = gradient
 
 
 @torch.no_grad()
@@ -478,7 +486,8 @@ def accumulate_others(others: Sequence[Sequence[tuple[Tensor, Tensor]]], weights
     """
     for index, pairs in enumerate(others):
         for parameter, gradient in pairs:
-            accumulate((parameter,), (gradient if weights is None else gradient * weights[index].to(gradient),))
+            weighted = gradient if weights is None else gradient * weights[index].to(gradient)
+            accumulate((parameter,), (weighted,), copy=weights is None)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ class Layer(ABC):
         edge: Where the gradient of its output flows in.
         parameters: The weight, and the bias if there is one.
     """
+
+    gain: ClassVar[float] = 0.9
+    """What ghost products may cost, in multiplications, of what they spare."""
 
     edge: GradientEdge
     parameters: tuple[Tensor, ...]
@@ -76,7 +79,7 @@ class Layer(ABC):
         ghost = rows * rows * (inputs + tasks * outputs) + tasks * tasks * rows * outputs
         # Either way the update costs one weight gradient: with the ghost way after the Gramian, else within it.
         direct = tasks * inputs * outputs * (rows + tasks / 2)
-        return ghost + rows * inputs * outputs < _GAIN * direct
+        return ghost + rows * inputs * outputs < self.gain * direct
 
     def products_pay(self, tasks: int) -> bool:
         """Likewise for tasks whose samples are disjoint."""
@@ -143,6 +146,9 @@ class Convolution(Layer):
         positions: Positions of the output, per sample.
         groups, stride, padding, dilation: The convolution's.
     """
+
+    # Unfolding copies much, and the library's own products are good.
+    gain = 0.6
 
     input: Tensor
     weight: Tensor
@@ -371,9 +377,6 @@ def _compared(inputs: Tensor, outputs: Tensor, biased: bool, workspace: Workspac
         result[start:end, :start] += found[:start].T
     return result
 
-
-_GAIN = 0.6
-"""What ghost products may cost, in multiplications, of what they spare: they copy more, and in smaller pieces."""
 
 _CHUNK = 2**20
 """Numbers that are worked on at once: few enough to stay in the processor's cache."""

@@ -101,7 +101,7 @@ class MatrixFreeBalancer(GramianBalancer):
         with clear_about_a_second_pass():
             if others:
                 total = (stacked if own_weights is None else stacked * own_weights.to(stacked)).sum()
-                accumulate(others, torch.autograd.grad(total, others, retain_graph=bool(planned.shared)))
+                accumulate(others, torch.autograd.grad(total, others, retain_graph=bool(planned.shared)), copy=True)
             if not planned.shared:
                 return None
             leaf = direction.detach().to(stacked).requires_grad_()
