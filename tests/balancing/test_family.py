@@ -7,7 +7,13 @@ from polytask import balancing
 from polytask.config.derive import parameters_of
 from polytask.errors import UserError
 
-PARAMETERS = {"static": {"weights": {"a": 1.0}}}
+PARAMETERS = {
+    "static": {"weights": {"a": 1.0}},
+    "pivrg": {"references": {"a": 1.0}},
+    "gradient_cosine": {"main": "a"},
+    "ol_aux": {"main": "a"},
+    "meta_balance": {"main": "a"},
+}
 
 
 def test_balancers_are_listed_and_built_by_name():

@@ -88,6 +88,7 @@ class GramianBalancer(Balancer):
         self._update = update
         self._budget = None if memory_budget is None else int(memory_budget * 2**20)
         self._workspace = Workspace()
+        self._heads: Tensor | None = None
         self.losses: Tensor | None = None
 
     def gradient_options(self) -> list[tuple[str, Any, Any]]:
@@ -146,6 +147,7 @@ class GramianBalancer(Balancer):
             return
         held = self._held.weights(self.present)
         if held is not None:
+            self._heads = self.head_weights()
             self._apply_by_backward(planned, scaled, held)
             self.last = Step(self.present, torch.stack(values).detach(), held)
             return
@@ -229,7 +231,7 @@ class GramianBalancer(Balancer):
             weighted_backward(scaled, weights, own_weights, planned.graph.crossings(planned.shared))
 
     def _own_weights(self, weights: Tensor) -> Tensor | None:
-        return weights if self._weight_heads else self.head_weights()
+        return weights if self._weight_heads else self._heads
 
     def _solved(self, gramian: Tensor, skips: bool) -> Tensor:
         lengths = gramian.diagonal()
@@ -242,17 +244,16 @@ class GramianBalancer(Balancer):
                 f"The loss or the gradient of task {listing(bad)} is not finite. Look for extreme values in its target "
                 "and inputs, or try a lower learning rate."
             )
-        if self._clip is None:
-            weights = self.weights(gramian)
-            self._check_finite(weights)
-            self.observe(gramian, weights)
-        else:
+        factors = None
+        if self._clip is not None:
             factors = (self._clip / lengths.clamp(min=1e-300).sqrt()).clamp(max=1.0)
-            clipped = factors.unsqueeze(1) * gramian * factors
-            weights = self.weights(clipped)
-            self._check_finite(weights)
-            self.observe(clipped, weights)
-            weights = factors * weights
+            gramian = factors.unsqueeze(1) * gramian * factors
+        weights = self.weights(gramian)
+        self._check_finite(weights)
+        # Before the method learns from the step: the heads get the factors that the weights were made with.
+        self._heads = self.head_weights()
+        self.observe(gramian, weights)
+        weights = weights if factors is None else factors * weights
         weights = self._weighting.apply(weights, self.present)
         self._held.keep(self.present, weights)
         return weights

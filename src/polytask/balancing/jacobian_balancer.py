@@ -22,6 +22,7 @@ class JacobianBalancer(Balancer):
         log_losses: See `Balancer`.
 
     Attributes:
+        weight_values: `[K]`, what `combine` multiplied the gradients by, for methods that do; None for others.
         sizes: The numbers of elements of the shared parameters, in the order of the columns; () outside of a step.
     """
 
@@ -31,6 +32,7 @@ class JacobianBalancer(Balancer):
     def __init__(self, *, log_losses: bool = False) -> None:
         super().__init__(log_losses=log_losses)
         self.sizes: tuple[int, ...] = ()
+        self.weight_values: Tensor | None = None
 
     @abstractmethod
     def combine(self, jacobian: Tensor) -> Tensor:
@@ -67,4 +69,4 @@ class JacobianBalancer(Balancer):
             found.accumulate_update(update if factor is None else update * factor)
         else:
             accumulate_others(found.others, None)
-        self.last = Step(self.present, torch.stack(values).detach())
+        self.last = Step(self.present, torch.stack(values).detach(), self.weight_values)

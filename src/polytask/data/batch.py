@@ -51,6 +51,11 @@ class Batch:
         """Whether any row is labelled for `task`."""
         return self.count(task) > 0
 
+    def part(self, rows: Tensor) -> Batch:
+        """Some of the rows, by their numbers in this batch; on a device, it is waited for."""
+        smaller = self._map(lambda tensor: tensor[rows.to(tensor.device)], only_rows=True)
+        return Batch.of(smaller.inputs, smaller.targets, smaller.masks, smaller.rows)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -59,7 +64,7 @@ class Batch:
         """The same batch in page-locked memory (called by the DataLoader)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function: Any) -> Batch:
+    def _map(self, function: Any, *, only_rows: bool = False) -> Batch:
         def over(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return function(value)
@@ -70,7 +75,8 @@ class Batch:
             inputs=over(self.inputs),
             targets=over(self.targets),
             masks=over(self.masks),
-            labelled=over(self.labelled),
+            # These are numbers of rows, not rows.
+            labelled=self.labelled if only_rows else over(self.labelled),
             rows=over(self.rows),
         )
 

@@ -10,12 +10,15 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from polytask.balancing import Balancer
+from polytask.balancing import Balancer, Score
 from polytask.data.batch import Batch
 from polytask.model import MultiTaskModel
 from polytask.optimization import LRSchedule, Optimizer
+from polytask.tasks import Task
+from polytask.tasks.metrics import direction
+from polytask.training.balanced_step import BalancedStep
 from polytask.training.scoring import Scorer, baseline_outputs
-from polytask.training.selection import Best, criterion_value, mean_gain
+from polytask.training.selection import Best, criterion_value, gain, mean_gain
 from polytask.training.step_log import StepLog
 from polytask.training.transfer import Transfer
 
@@ -75,6 +78,8 @@ class MultiTaskModule(LightningModule):
         self.steps = 0
         self.step_log = StepLog(model.task_names, log_every)
         self.sinks: list[EpochSink] = []
+        weights = {name: task.weight for name, task in model.tasks.items()}
+        self._balanced = BalancedStep(balancer, model.losses, weights)
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
         self._transfer = transfer
@@ -111,17 +116,12 @@ class MultiTaskModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One batch: backward always, a step of the optimiser each `accumulate` batches."""
-        losses = self.model.losses(batch)
+        losses = self._balanced.backward(batch, self._shared, self._scaler)
         if losses:
-            weighted = {name: self._weighted(name, loss) for name, loss in losses.items()}
-            self.balancer.backward(weighted, self._shared, scaler=self._scaler)
             self._note(losses, batch)
         if (batch_index + 1) % self._accumulate == 0 or self.trainer.is_last_batch:
             self._step(batch_index % self._accumulate + 1)
-
-    def _weighted(self, name: str, loss: Tensor) -> Tensor:
-        weight = self.model.tasks[name].weight
-        return loss if weight == 1 else loss * weight
+            self._balanced.look_back(batch)
 
     def _note(self, losses: dict[str, Tensor], batch: Batch) -> None:
         step = self.balancer.last
@@ -196,9 +196,24 @@ class MultiTaskModule(LightningModule):
             self.stopping.update(criterion_value(self.stopping.criterion, tasks, self._scores, self.baseline), epoch)
             if self.stopping.exhausted:
                 self.trainer.should_stop = True
+        self.balancer.epoch_end(self._scores_for_balancer(tasks))
         self._scores = {}
         for sink in self.sinks:
             sink.epoch_done(record, improved)
+
+    def _scores_for_balancer(self, tasks: Mapping[str, Task]) -> dict[str, Score] | None:
+        """The tasks' main metrics; None where there was no validation."""
+        if not self._scores:
+            return None
+        return {
+            name: Score(
+                self._scores[name][task.metric],
+                direction(task.metric) == "max",
+                gain(task, self._scores, self.baseline),
+            )
+            for name, task in tasks.items()
+            if task.metric in self._scores.get(name, {})
+        }
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
