@@ -21,7 +21,11 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 8 * 2.0**
 def builds(*dtypes: torch.dtype, chosen: Callable[[str], bool] = lambda name: True) -> pytest.MarkDecorator:
     """The cases to build, each in its types, as far as they are among `dtypes`."""
     found = [
-        pytest.param((name, dtype), id=f"{name}-{str(dtype).removeprefix('torch.')}")
+        pytest.param(
+            (name, dtype),
+            id=f"{name}-{str(dtype).removeprefix('torch.')}",
+            marks=[pytest.mark.xfail(strict=False, reason=entry.gap)] if entry.gap else [],
+        )
         for name, entry in ZOO.items()
         for dtype in entry.dtypes
         if dtype in dtypes and chosen(name)

@@ -69,7 +69,7 @@ def test_weights_and_logits_are_those_of_the_papers_algorithm(same_batch, weight
     problem = Problem()
     balancer = FAMO(weight_decay=weight_decay, min_losses=min_losses, same_batch=same_batch)
     reference = Reference(3, weight_decay=weight_decay, min_losses=min_losses or 0.0)
-    for number in range(100):
+    for number in range(60):
         # With the next step's losses in place of the same batch's, the logits move at its beginning.
         expected = reference.weights(torch.stack(problem.losses()))
         problem.step(balancer)

@@ -57,12 +57,14 @@ class Entry:
         dtypes: The default types to build it in.
         computes_in: The narrowest type that it computes in, if not the default type.
         linear: Whether gradients of a sum of losses are sums of gradients, which hooks can change.
+        gap: Why an engine may be wrong here; None where it may not.
     """
 
     build: Callable[[], Case]
     dtypes: tuple[torch.dtype, ...]
     computes_in: torch.dtype | None
     linear: bool
+    gap: str | None
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         return self.computes_in or dtype
@@ -74,13 +76,17 @@ ZOO: dict[str, Entry] = {}
 
 
 def case(
-    *, dtypes: Sequence[torch.dtype] = FULL, computes_in: torch.dtype | None = None, linear: bool = True
+    *,
+    dtypes: Sequence[torch.dtype] = FULL,
+    computes_in: torch.dtype | None = None,
+    linear: bool = True,
+    gap: str | None = None,
 ) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
     """Put a function that builds a case into the zoo, under its name."""
 
     def add(build: Callable[[], Case]) -> Callable[[], Case]:
         assert build.__name__ not in ZOO
-        ZOO[build.__name__] = Entry(build, tuple(dtypes), computes_in, linear)
+        ZOO[build.__name__] = Entry(build, tuple(dtypes), computes_in, linear, gap)
         return build
 
     return add

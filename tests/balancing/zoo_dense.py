@@ -393,6 +393,19 @@ def frozen_weights_and_frozen_biases() -> Case:
     return hard(trunk, torch.randn(2, 10))
 
 
+@case(linear=False, gap="autograd does not tell of hooks on a copy of a weight")
+def hooks_on_copies_of_weights() -> Case:
+    """The weight is transposed or cast, and what comes of it has a hook."""
+
+    def run(m: Call, x: Tensor) -> Tensor:
+        first, second = m.first.t(), m.second.to(x.dtype, copy=True)
+        for copy in (first, second):
+            copy.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+        return functional.linear((x @ first).tanh(), second)
+
+    return hard(Call(run, first=weight(14, 12), second=weight(12, 14)), torch.randn(2, 12))
+
+
 @case()
 def vmap_over_an_ensemble() -> Case:
     trunk = Call(
@@ -406,6 +419,16 @@ def vmap_over_an_ensemble() -> Case:
 @case()
 def vmap_over_samples() -> Case:
     trunk = Call(lambda m, x: torch.vmap(lambda s: m.layer(s).tanh())(x), layer=nn.Linear(12, 10))
+    return hard(trunk, torch.randn(2, 12))
+
+
+@case()
+def layers_of_other_kinds_on_no_rows() -> Case:
+    def run(m: Call, x: Tensor) -> Tensor:
+        nothing = m.table(torch.zeros(0, 3, dtype=torch.long)).flatten(1)
+        return m.last(m.norm(x)) + m.norm(m.conv(nothing.view(0, 3, 4)).flatten(1)).sum() + nothing.sum()
+
+    trunk = Call(run, table=nn.Embedding(5, 4), conv=nn.Conv1d(3, 4, 2), norm=nn.LayerNorm(12), last=nn.Linear(12, 10))
     return hard(trunk, torch.randn(2, 12))
 
 

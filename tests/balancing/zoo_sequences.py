@@ -70,6 +70,30 @@ def embedding_used_twice() -> Case:
 
 
 @case()
+def embedding_used_with_and_without_padding() -> Case:
+    trunk = Call(
+        lambda m, x: (
+            functional.embedding(x, m.w, padding_idx=0) * functional.embedding(x, m.w)
+            + functional.embedding(x, m.w, padding_idx=2)
+        ),
+        w=weight(9, 6),
+    )
+    return hard(trunk, WORDS)
+
+
+@case()
+def embedding_with_other_numbers_for_each_task() -> Case:
+    """Each task looks up words of its own, some of them in common."""
+    table, heads = nn.Embedding(9, 6, padding_idx=0), heads_for(torch.zeros(3, 6))
+    numbers = {"a": WORDS[:, 0], "b": WORDS[:, 2], "c": WORDS[:, 4]}
+
+    def compute() -> dict[str, Tensor]:
+        return {task: loss_of(kind, heads[task](table(numbers[task]))) for kind, task in enumerate(TASKS)}
+
+    return Case(nn.ModuleDict({"table": table, "heads": heads}), compute, list(table.parameters()))
+
+
+@case()
 def embedding_by_indexing() -> Case:
     trunk = Call(
         lambda m, x: m.table[x] + m.table.index_select(0, x.flatten()).view(3, 5, -1) * m.table[1] + m.table[2:3],

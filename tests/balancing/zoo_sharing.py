@@ -198,6 +198,31 @@ def a_constant_loss_and_one_that_does_not_reach_the_trunk() -> Case:
 
 
 @case()
+def losses_without_heads() -> Case:
+    """Gradients that are one number seen at many places, or 0 at most."""
+    trunk, x = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 12)), torch.randn(X)
+
+    def compute() -> dict[str, Tensor]:
+        features = trunk(x)
+        return {"a": features.sum(), "b": features[:, 3].mean(), "c": features.max(), "d": features.norm()}
+
+    return Case(trunk, compute, list(trunk.parameters()), tasks="abcd")
+
+
+@case()
+def losses_of_very_different_sizes() -> Case:
+    trunk, x = layer(), torch.randn(X)
+    heads = heads_for(x)
+
+    def compute() -> dict[str, Tensor]:
+        features = trunk(x)
+        losses = each(heads, lambda task: features)
+        return {"a": 1e-6 * losses["a"], "b": 1e6 * losses["b"], "c": 0 * losses["c"]}
+
+    return Case(nn.ModuleList([trunk, heads]), compute, list(trunk.parameters()))
+
+
+@case()
 def losses_made_of_one_another() -> Case:
     trunk, x = layer(), torch.randn(X)
     head = nn.Linear(12, 1)
@@ -435,6 +460,16 @@ def mixed_types_within_the_trunk() -> Case:
         first=nn.Linear(12, 16).bfloat16(),
         last=nn.Linear(16, 12),
         norm=nn.LayerNorm(12),
+    )
+    return hard(trunk, torch.randn(X))
+
+
+@case(dtypes=(torch.float32,), computes_in=torch.bfloat16)
+def normalisation_in_full_precision_of_half_precision() -> Case:
+    trunk = Call(
+        lambda m, x: m.norm(m.layer(x.bfloat16())).float() + m.norm(m.layer(x.bfloat16()).float()),
+        layer=nn.Linear(12, 16).bfloat16(),
+        norm=nn.LayerNorm(16),
     )
     return hard(trunk, torch.randn(X))
 

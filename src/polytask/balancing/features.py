@@ -172,11 +172,11 @@ def weighted_backward(
     Args:
         losses: K scalars.
         weights: `[K]`, for what is shared.
-        own_weights: `[K]`, none of them 0, for what is not; None: 1.
+        own_weights: `[K]`, for what is not, 0 only where the weight is 0 too; None: 1.
         crossings: Where the gradients flow into what is shared.
     """
     seeds = torch.ones_like(weights) if own_weights is None else own_weights
-    factors = weights / seeds
+    factors = torch.where(seeds == 0, 0.0, weights / seeds)
     roots = [seeds[index] for index in range(len(losses))]
     slots: dict[Node, tuple[int, list[int]]] = {}
     for crossing in crossings:

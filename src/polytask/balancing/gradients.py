@@ -79,7 +79,8 @@ def plan(
     wanted = graph.shared() if shared is None else checked(shared)
     named = set(wanted)
     reached = tuple(parameter for parameter in wanted if unreached or graph.leaf(parameter) is not None)
-    found, direct = layers_of(graph, reached) if ghosts else ([], list(reached))
+    with clear_about_a_second_pass():
+        found, direct = layers_of(graph, reached) if ghosts else ([], list(reached))
     alone: list[Layer] = []
     gathered: list[tuple[Layer, ...]] = []
     for layers in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -40,6 +40,8 @@ class GradNorm(GramianBalancer):
         initial_losses: The losses to compare with, above 0, by task name or in order; None: the first. The paper
             advises those of a guess, as `log C` for a cross-entropy over C classes, where the first ones are not
             typical.
+        on: What gradients are taken for: the parameters of the `last` shared layer, as in the paper; all shared
+            `parameters`; or the shared `features`.
 
     Raises:
         UserError: A parameter is out of range.
@@ -56,9 +58,11 @@ class GradNorm(GramianBalancer):
         alpha: float = 1.5,
         lr: float = 0.025,
         initial_losses: Mapping[str, float] | Sequence[float] | None = None,
+        *,
+        on: Literal["parameters", "features", "last"] = "last",
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(on=on, **options)
         if not 0 <= alpha < math.inf:
             raise UserError(f"gradnorm: alpha is {alpha}, but must be at least 0.")
         if not 0 < lr < math.inf:

@@ -118,7 +118,9 @@ def _differentiated(update: Sequence[Tensor], leaf: Tensor, directions: Sequence
     """`[K]`, the derivative of `<update, directions>` for what the update is made with."""
     chosen = [index for index, gradient in enumerate(update) if gradient.requires_grad]
     try:
-        (product,) = torch.autograd.grad([update[i] for i in chosen], leaf, [directions[i] for i in chosen])
+        (product,) = torch.autograd.grad(
+            [update[i] for i in chosen], leaf, [directions[i] for i in chosen], allow_unused=True
+        )
     except (RuntimeError, NotImplementedError) as error:
         if "derivative" not in str(error):
             raise
@@ -126,6 +128,11 @@ def _differentiated(update: Sequence[Tensor], leaf: Tensor, directions: Sequence
             f"matrix_free needs second derivatives, which an operation of the network does not have: {error}. Use "
             "matrix_free=False."
         ) from error
+    if product is None:
+        raise UserError(
+            "matrix_free needs second derivatives, which an operation of the network does not have (a function that is "
+            "once differentiable?). Use matrix_free=False."
+        )
     return product
 
 
