@@ -519,7 +519,6 @@ def test_steps_of_changing_sizes_and_tasks_are_as_fresh_ones(build):
 # What cannot be done
 
 
-@pytest.mark.xfail(strict=False, reason="the layers are looked at before the graph is known to be used up")
 @given
 @builders
 def test_a_second_step_on_one_graph_is_refused_clearly(build, given):

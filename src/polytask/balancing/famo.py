@@ -41,8 +41,9 @@ class FAMO(LossBalancer):
 
     Args:
         lr: Learning rate of the logits.
-        weight_decay: Their weight decay, `gamma` in the paper, which draws the weights back to those of the start: 1e-3
-            in the paper's algorithm; the paper tunes it.
+        weight_decay: Their weight decay, `gamma` in the paper, which draws the weights back to those of the start. It
+            has to be small beside `delta`: where the losses change by less than a thousandth in a step, 1e-3 lets the
+            method do nothing. The paper tunes it, and sets it to 0 in its toy problem.
         min_losses: `b_k` of each task, by task name or in the order of the tasks: a loss that it cannot fall below.
             None: 0.
         same_batch: Whether `delta` is from the same batch, by `after_step`, or from the next.
@@ -125,12 +126,10 @@ class FAMO(LossBalancer):
             self._learn({task: loss for task, loss in named.items() if task in self.present})
             self._waits = False
 
-    def _enter(self, losses: Losses) -> list[Tensor]:
-        values = super()._enter(losses)
+    def begin(self, losses: Tensor) -> None:
+        """See `LossBalancer.begin`: this step's weights are to follow from its losses, as with the same batch."""
         if not self.same_batch:
-            # Before this step's weights are computed: they are to follow from it, as with the same batch.
-            self._learn(dict(zip(self.present, values, strict=True)))
-        return values
+            self._learn(dict(zip(self.present, losses.unbind(), strict=True)))
 
     @torch.no_grad()
     def _learn(self, losses: Mapping[str, Tensor]) -> None:

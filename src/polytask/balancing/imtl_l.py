@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from polytask.balancing.adam import TaskAdam
+from polytask.balancing.learned import read_learned
 from polytask.balancing.loss_balancer import LossBalancer
 from polytask.balancing.per_task import TaskParameters
 from polytask.errors import UserError
-
-logger = logging.getLogger("polytask")
 
 
 class IMTLL(LossBalancer):
@@ -51,7 +49,7 @@ class IMTLL(LossBalancer):
 
     def combine(self, losses: Tensor) -> Tensor:
         """See `LossBalancer.combine`."""
-        s = self._read(losses)
+        s = read_learned(self.log_scales, self.tasks_of(losses), losses.device, "imtl_l: the scales")
         return (s.exp() * losses - s).sum()
 
     def observe(self, losses: Tensor) -> None:
@@ -59,16 +57,3 @@ class IMTLL(LossBalancer):
         if isinstance(self.log_scales, TaskAdam):
             s = self.log_scales.read("value", self.present, losses.device)
             self.log_scales.step(self.present, s.exp() * losses - 1)
-
-    def _read(self, losses: Tensor) -> Tensor:
-        tasks = self.tasks_of(losses)
-        if isinstance(self.log_scales, TaskAdam):
-            return self.log_scales.read("value", tasks, losses.device)
-        new = self.log_scales.add(tasks, losses.device)
-        if new:
-            logger.warning(
-                "imtl_l: the scales of %s are made only now. Unless your optimiser is given balancer.parameters() "
-                "after this step, they will not be learned: call prepare(task_names) before you build it, or set lr.",
-                ", ".join(new),
-            )
-        return self.log_scales.read(tasks, losses.device)

@@ -38,6 +38,9 @@ class LossBalancer(Balancer):
         as a constant has to be detached.
         """
 
+    def begin(self, losses: Tensor) -> None:
+        """Take in the detached losses `[K]` before they are combined, for methods that learn from them first."""
+
     def observe(self, losses: Tensor) -> None:
         """Take in the detached losses `[K]` after the backward pass, for methods that learn from step to step."""
 
@@ -53,6 +56,7 @@ class LossBalancer(Balancer):
         """See `Balancer.backward`."""
         stacked = torch.stack(self._enter(losses))
         values = stacked.detach()
+        self.begin(values)
         leaf = values.clone().requires_grad_()
         # Here the method's own parameters get their gradients; the scaler divides them again with all others.
         total = self.combine(leaf)

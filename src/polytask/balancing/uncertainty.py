@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from polytask.balancing.adam import TaskAdam
+from polytask.balancing.learned import read_learned
 from polytask.balancing.loss_balancer import LossBalancer
 from polytask.balancing.per_task import TaskParameters
 from polytask.errors import UserError
-
-logger = logging.getLogger("polytask")
 
 
 class Uncertainty(LossBalancer):
@@ -55,7 +53,7 @@ class Uncertainty(LossBalancer):
 
     def combine(self, losses: Tensor) -> Tensor:
         """See `LossBalancer.combine`."""
-        s = self._read(losses)
+        s = read_learned(self.log_variances, self.tasks_of(losses), losses.device, "uncertainty: the log-variances")
         return ((-s).exp() * losses + s).sum() / 2
 
     def observe(self, losses: Tensor) -> None:
@@ -63,17 +61,3 @@ class Uncertainty(LossBalancer):
         if isinstance(self.log_variances, TaskAdam):
             s = self.log_variances.read("value", self.present, losses.device)
             self.log_variances.step(self.present, (1 - (-s).exp() * losses) / 2)
-
-    def _read(self, losses: Tensor) -> Tensor:
-        tasks = self.tasks_of(losses)
-        if isinstance(self.log_variances, TaskAdam):
-            return self.log_variances.read("value", tasks, losses.device)
-        new = self.log_variances.add(tasks, losses.device)
-        if new:
-            logger.warning(
-                "uncertainty: the log-variances of %s are made only now. Unless your optimiser is given "
-                "balancer.parameters() after this step, they will not be learned: call prepare(task_names) before you "
-                "build it, or set lr.",
-                ", ".join(new),
-            )
-        return self.log_variances.read(tasks, losses.device)
