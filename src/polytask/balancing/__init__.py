@@ -6,13 +6,16 @@ from polytask.balancing.adatask import AdaTask
 from polytask.balancing.aligned_mtl import AlignedMTL
 from polytask.balancing.balancer import Balancer, Score, Step
 from polytask.balancing.bandit_mtl import BanditMTL
+from polytask.balancing.cagrad import CAGrad
 from polytask.balancing.con_fig import ConFIG
 from polytask.balancing.cov import CoefficientOfVariation
 from polytask.balancing.db_mtl import DBMTL
 from polytask.balancing.dtp import DTP
+from polytask.balancing.dual_proj import DualProj
 from polytask.balancing.dwa import DWA
 from polytask.balancing.equal import Equal
 from polytask.balancing.excess_mtl import ExcessMTL
+from polytask.balancing.fairgrad import FairGrad
 from polytask.balancing.famo import FAMO
 from polytask.balancing.geometric_mean import GeometricMean
 from polytask.balancing.go4align import GO4Align
@@ -32,12 +35,16 @@ from polytask.balancing.krum import Krum
 from polytask.balancing.loss_balancer import LossBalancer
 from polytask.balancing.matrix_free import MatrixFreeBalancer
 from polytask.balancing.meta_balance import MetaBalance
+from polytask.balancing.mgda import MGDA
 from polytask.balancing.moco import MoCo
+from polytask.balancing.modo import MoDo
+from polytask.balancing.nash_mtl import NashMTL
 from polytask.balancing.ol_aux import OLAux
 from polytask.balancing.pcgrad import PCGrad
 from polytask.balancing.pivrg import PIVRG
 from polytask.balancing.random_weights import RandomWeights
 from polytask.balancing.scale_invariant import ScaleInvariant
+from polytask.balancing.sdmgrad import SDMGrad
 from polytask.balancing.slaw import SLAW
 from polytask.balancing.static import Static
 from polytask.balancing.stch import SmoothTchebycheff
@@ -45,6 +52,7 @@ from polytask.balancing.tchebycheff import Tchebycheff
 from polytask.balancing.trimmed_mean import TrimmedMean
 from polytask.balancing.uncertainty import Uncertainty
 from polytask.balancing.uncertainty_softmax import UncertaintySoftmax
+from polytask.balancing.upgrad import UPGrad
 from polytask.components import Family
 
 family: Family[Balancer] = Family(
@@ -54,13 +62,16 @@ family: Family[Balancer] = Family(
         "adatask": AdaTask,
         "aligned_mtl": AlignedMTL,
         "bandit_mtl": BanditMTL,
+        "cagrad": CAGrad,
         "con_fig": ConFIG,
         "cov": CoefficientOfVariation,
         "db_mtl": DBMTL,
         "dtp": DTP,
+        "dual_proj": DualProj,
         "dwa": DWA,
         "equal": Equal,
         "excess_mtl": ExcessMTL,
+        "fairgrad": FairGrad,
         "famo": FAMO,
         "geometric_mean": GeometricMean,
         "go4align": GO4Align,
@@ -74,12 +85,16 @@ family: Family[Balancer] = Family(
         "imtl_l": IMTLL,
         "krum": Krum,
         "meta_balance": MetaBalance,
+        "mgda": MGDA,
         "moco": MoCo,
+        "modo": MoDo,
+        "nash_mtl": NashMTL,
         "ol_aux": OLAux,
         "pcgrad": PCGrad,
         "pivrg": PIVRG,
         "random": RandomWeights,
         "scale_invariant": ScaleInvariant,
+        "sdmgrad": SDMGrad,
         "slaw": SLAW,
         "static": Static,
         "stch": SmoothTchebycheff,
@@ -87,6 +102,7 @@ family: Family[Balancer] = Family(
         "trimmed_mean": TrimmedMean,
         "uncertainty": Uncertainty,
         "uncertainty_softmax": UncertaintySoftmax,
+        "upgrad": UPGrad,
     },
 )
 names = family.names
@@ -101,16 +117,20 @@ __all__ = [
     "IMTL",
     "IMTLG",
     "IMTLL",
+    "MGDA",
     "PIVRG",
     "SLAW",
     "AdaTask",
     "AlignedMTL",
     "Balancer",
     "BanditMTL",
+    "CAGrad",
     "CoefficientOfVariation",
     "ConFIG",
+    "DualProj",
     "Equal",
     "ExcessMTL",
+    "FairGrad",
     "GO4Align",
     "GeometricMean",
     "GradDrop",
@@ -125,9 +145,12 @@ __all__ = [
     "MatrixFreeBalancer",
     "MetaBalance",
     "MoCo",
+    "MoDo",
+    "NashMTL",
     "OLAux",
     "PCGrad",
     "RandomWeights",
+    "SDMGrad",
     "ScaleInvariant",
     "Score",
     "SmoothTchebycheff",
@@ -135,6 +158,7 @@ __all__ = [
     "Step",
     "Tchebycheff",
     "TrimmedMean",
+    "UPGrad",
     "Uncertainty",
     "UncertaintySoftmax",
     "create",
