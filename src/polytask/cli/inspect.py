@@ -31,11 +31,21 @@ def methods(
         )
         return
     table = Table(header_style="bold")
-    for column in ("method", "sees", "trunk passes", "paper", "year"):
-        table.add_column(column)
-    for method, cls in found.items():
-        table.add_row(method, cls.level, str(cls.passes), cls.paper, str(cls.year or ""))
-    console().print(table)
+    shown = console()
+    columns = {"method": max(map(len, found)), "sees": 8, "passes": 6, "year": 4}
+    for column in (*columns, "paper"):
+        table.add_column(column, no_wrap=True)
+    # One line a method: only the paper gives way in a narrow window.
+    room = max(20, shown.width - sum(columns.values()) - 3 * len(columns) - 4)
+    for level in ("loss", "gramian", "jacobian"):
+        for method, cls in found.items():
+            if cls.level == level:
+                paper = cls.paper if len(cls.paper) <= room else cls.paper[: room - 1] + "…"
+                table.add_row(method, cls.level, cls.passes, str(cls.year), paper)
+        table.add_section()
+    shown.print(table)
+    shown.print("passes: backward passes through what is shared in a step, at most; K: one a task.")
+    shown.print("All about one method: [bold]polytask methods NAME[/bold]")
 
 
 def _describe(name: str, *, json: bool) -> None:
