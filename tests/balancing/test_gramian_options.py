@@ -220,3 +220,14 @@ def test_a_parameter_that_is_spread_over_processes_is_refused():
     weight = DTensor(torch.ones(2))
     with pytest.raises(UserError, match="distributed over several processes"):
         InverseLength().backward([weight.sum(), weight.square().sum()], [weight])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_processes_are_refused_until_they_exchange_task_gradients(network, inputs, monkeypatch, processes):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+    if processes == 1:
+        step(InverseLength(), network, inputs)
+    else:
+        with pytest.raises(UserError, match="several processes do not exchange yet"):
+            step(InverseLength(), network, inputs)

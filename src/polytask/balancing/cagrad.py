@@ -91,7 +91,8 @@ class CAGrad(MatrixFreeBalancer):
             # |d - g_0|² = |d|² - 2 g_0 · d + |g_0|², with d = g_0 + share g_w.
             square = share * (weights @ products) - products.mean() + mean_square
             wanted = self.c * (mean_square / square.clamp(min=1e-30)).sqrt()
-            self.share = share * wanted.clamp(0.8, 1.25)
+            # Bounds in between as well, from which it finds back: where gradients vanish or cancel, nothing is wanted.
+            self.share = (share * wanted.clamp(0.8, 1.25)).clamp(1e-3 * self.c, 1e3 * self.c)
         self._steps += 1
 
     def get_extra_state(self) -> dict[str, int]:

@@ -140,12 +140,12 @@ class GramianBalancer(Balancer):
         self._refuse_processes()
         shared = None if shared is None else list(shared)
         scaled = values if scaler is None else [scaler.scale(value) for value in values]
-        planned = plan(scaled, shared)
+        held = self._held.weights(self.present)
+        planned = plan(scaled, shared, ghosts=held is None)
         if not planned.shared:
             task_gradients(planned, scaled).accumulate(values[0].new_ones(len(values)))
             self.last = Step(self.present, torch.stack(values).detach())
             return
-        held = self._held.weights(self.present)
         if held is not None:
             self._heads = self.head_weights()
             self._apply_by_backward(planned, scaled, held)

@@ -296,16 +296,24 @@ class Scale(Layer):
     """The weight and bias of layer normalisation: each multiplies or shifts one normalised number.
 
     Attributes:
-        normalized: `[..., n]`, the normalised input.
+        input: `[..., n]`.
+        mean, rstd: What it is normalised with, `[..., 1]`.
     """
 
-    normalized: Tensor
+    input: Tensor
+    mean: Tensor
+    rstd: Tensor
+
+    @property
+    def normalized(self) -> Tensor:
+        """`[..., n]`, the normalised input."""
+        return (self.input - self.mean) * self.rstd
 
     @property
     def size(self) -> tuple[int, int, int, int]:
         """See `Layer.size`."""
         width = self.parameters[0].numel()
-        return self.normalized.numel() // width, 1, 1, width
+        return self.input.numel() // width, 1, 1, width
 
     def gradients(self, output: Tensor) -> tuple[Tensor, ...]:
         """See `Layer.gradients`."""
@@ -517,8 +525,8 @@ def _lookup(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Laye
 def _scale(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Layer | None:
     if transposed or (len(parameters) == 1 and node.next_functions[2][0] is not None):
         return None
-    normalized = (node._saved_input - node._saved_result1) * node._saved_result2
-    return Scale(GradientEdge(node, 0), parameters, normalized.detach())
+    saved = (node._saved_input, node._saved_result1, node._saved_result2)
+    return Scale(GradientEdge(node, 0), parameters, *(tensor.detach() for tensor in saved))
 
 
 _RULES = {

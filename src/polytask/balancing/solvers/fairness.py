@@ -50,7 +50,7 @@ class _Balance:
         self._cosines, self._scales, self._power = cosines, scales, power
 
     def solve(self, bound: float) -> tuple[Array, bool]:
-        """`[n]`, z; and whether all terms `y_i²` of the sums `y_i (C y)_i` stayed below `bound` times the sum wanted."""
+        """`[n]`, z; and whether all terms `y_i²` of the sums `y_i (C y)_i` stayed below `bound` times what is wanted."""
         power = self._power
         z, before = self._scales / (1 + power), np.inf
         for _ in range(200):
@@ -68,11 +68,13 @@ class _Balance:
                 step = np.linalg.solve(hessian, slopes / roots) / roots
             except np.linalg.LinAlgError:
                 return z, False
-            length = float(np.abs(step).max())
+            fall, length = float(slopes @ step), float(np.abs(step).max())
             if length < 1e-13 or (length < 1e-2 and length > before / 2):
                 break
+            if fall < 0:
+                return z, False
             before = length
-            z = np.maximum(z + self._change(step, y, shares, float(slopes @ step)), LEAST)
+            z = np.maximum(z + self._change(step, y, shares, fall), LEAST)
         return z, True
 
     def _parts(self, z: Array) -> tuple[Array, Array]:
