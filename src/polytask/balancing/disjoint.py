@@ -24,17 +24,18 @@ from polytask.balancing.gradients import (
     flat,
     products,
     total,
-    true_float32,
 )
-from polytask.balancing.layers import Layer, layers_of
+from polytask.balancing.graph import leaf_behind
+from polytask.balancing.layers import Layer, layers_of, wide
+from polytask.balancing.precision import true_float32
 from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError, listing
 
 Samples = Mapping[str, Tensor]
 
 
-def memberships(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor:
-    """`[K, B]`, which samples each task has.
+def memberships(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor | None:
+    """`[K, B]`, which samples each task has; None where the features' first dimension is not that of the samples.
 
     Args:
         samples: For each task, the numbers of its samples or a mask `[B]`.
@@ -42,20 +43,18 @@ def memberships(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor:
         batch: B.
 
     Raises:
-        UserError: A task is missing, or its samples do not fit the batch.
+        UserError: A task is missing.
     """
-    result = torch.zeros(len(tasks), batch, dtype=torch.bool)
+    result = torch.zeros(len(tasks), batch, dtype=torch.bool, device="cpu")
     for number, task in enumerate(tasks):
         if task not in samples:
             raise UserError(f"samples= says nothing of task '{task}'. It has: {listing(samples)}.")
         chosen = samples[task].detach().cpu()
         if chosen.dtype == torch.bool:
             if chosen.shape != (batch,):
-                raise UserError(
-                    f"samples= of task '{task}' is a mask of shape {tuple(chosen.shape)}, for {batch} samples."
-                )
+                return None
         elif chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < batch):
-            raise UserError(f"samples= of task '{task}' has numbers outside of 0 to {batch - 1}, those of the batch.")
+            return None
         result[number, chosen] = True
     return result
 
@@ -139,8 +138,9 @@ class DisjointGradients:
         chosen = weights.cpu()[self._owner.clamp(min=0)]
         with true_float32():
             for layer, output in self._compared:
-                rows = chosen.to(output, non_blocking=True).repeat_interleave(len(output) // len(chosen))
-                accumulate(layer.parameters, layer.gradients(output * rows.view(-1, *[1] * (output.ndim - 1))))
+                rows = chosen.to(wide(output), non_blocking=True).repeat_interleave(len(output) // len(chosen))
+                weighted = (wide(output) * rows.view(-1, *[1] * (output.ndim - 1))).to(output.dtype)
+                accumulate(layer.parameters, layer.gradients(weighted))
             for block in self._blocks:
                 accumulate_flat(block.parameters, weights.to(block.rows, non_blocking=True) @ block.rows)
         accumulate_others(self._others, own_weights)
@@ -163,16 +163,16 @@ def disjoint_gradients(
     in passes of their own.
 
     Raises:
-        UserError: `samples` does not fit the batch.
+        UserError: `samples` lacks a task.
     """
     features = features_of(planned.graph, planned.shared)
     if features is None or features.batch is None or planned.plain:
         return None
     batch = features.batch
     members = memberships(samples, tasks, batch)
-    groups = colours(members)
+    groups = [] if members is None else colours(members)
     layers = _layers(planned, features)
-    if layers is None or len(groups) == len(tasks):
+    if members is None or layers is None or len(groups) == len(tasks):
         return None
     own = planned.own if others else ((),) * len(losses)
     rows, specific = features.gradients(losses, own, keep_graph=True)
@@ -289,9 +289,9 @@ _ELEMENTWISE = (
 )  # fmt: skip
 _ROW_BY_ROW = (
     "View", "UnsafeView", "ReshapeAlias", "MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D",
-    "MkldnnAdaptiveAvgPool2D", "UpsampleNearest2D", "UpsampleBilinear2D", "NativeGroupNorm", "ConstantPadNd",
-    "Convolution", "Addmm", "Mm", "Bmm", "Embedding", "ScaledDotProductFlashAttentionForCpu",
-    "ScaledDotProductFlashAttention", "ScaledDotProductEfficientAttention",
+    "MkldnnAdaptiveAvgPool2D", "UpsampleNearest2D", "UpsampleBilinear2D", "NativeGroupNorm", "Convolution", "Addmm",
+    "Mm", "Bmm", "Embedding", "ScaledDotProductFlashAttentionForCpu", "ScaledDotProductFlashAttention",
+    "ScaledDotProductEfficientAttention",
 )  # fmt: skip
 
 _WEIGHTED = {
@@ -307,7 +307,7 @@ _WEIGHTED = {
 
 def _keeps_samples_apart(start: Sequence[Node], layers: Sequence[Layer], batch: int) -> bool:
     """Whether every node leaves the samples apart, one after the other along the first dimension."""
-    known = {layer.edge.node for layer in layers}
+    known = {layer.edge.node: set(layer.parameters) for layer in layers}
     seen: set[Node] = set()
     waiting = list(start)
     while waiting:
@@ -321,8 +321,10 @@ def _keeps_samples_apart(start: Sequence[Node], layers: Sequence[Layer], batch: 
         if rule is None or not shape or shape[0] % batch or not rule(node):
             return False
         weighted = _WEIGHTED.get(name, ())
-        if node not in known and any(node.next_functions[slot][0] is not None for slot in weighted):
-            return False
+        own = known.get(node, set())
+        for child in (node.next_functions[slot][0] for slot in weighted):
+            if child is not None and leaf_behind(child) not in own:
+                return False
         waiting += [c for slot, (c, _) in enumerate(node.next_functions) if c is not None and slot not in weighted]
     return True
 
@@ -385,6 +387,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
         f"{name}Backward0": _avoids_first
         for name in ("Softmax", "LogSoftmax", "Cat", "Split", "SplitWithSizes", "UnsafeSplit", "Slice")
     },
+    "ConstantPadNdBackward0": _same_first,
     "MeanBackward1": _reduces_later,
     "SumBackward1": _reduces_later,
     "TransposeBackward0": _swaps_later,

@@ -15,11 +15,12 @@ from polytask.balancing.gradients import (
     accumulate_others,
     clear_about_a_second_pass,
     products,
+    scaled,
     total,
-    true_float32,
 )
 from polytask.balancing.graph import Crossing, Graph, leaf_behind
 from polytask.balancing.layers import wide
+from polytask.balancing.precision import true_float32
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -221,10 +222,10 @@ def separate_backward(planned: Plan, losses: Sequence[Tensor], weights: Tensor, 
 def _scaling(factor: Tensor, slots: Sequence[int]) -> Callable[[Gradients, Gradients], Gradients]:
     """A hook that multiplies some of the gradients that a node gives."""
 
-    def scaled(given: Gradients, _: Gradients) -> Gradients:
+    def hook(given: Gradients, _: Gradients) -> Gradients:
         return tuple(
-            gradient * factor.to(gradient, non_blocking=True) if gradient is not None and slot in slots else gradient
+            scaled(gradient, factor) if gradient is not None and slot in slots else gradient
             for slot, gradient in enumerate(given)
         )
 
-    return scaled
+    return hook

@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge
 
 from polytask.balancing.graph import USED_UP, Graph
 from polytask.balancing.layers import Layer, layers_of, summed, wide
+from polytask.balancing.precision import true_float32
 from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError
 
@@ -218,6 +219,7 @@ class TaskGradients:
         self._reached: list[list[int]] = [[] for _ in planned.ghosts]
         self._outputs: list[Tensor | None] = [None for _ in planned.ghosts]
         self._sparse: dict[Tensor, list[Tensor | None]] = {}
+        self._dense: set[Tensor] = set()
         self._columns: dict[torch.device, list[Tensor]] = {}
         for parameter in (*planned.direct, *(p for layers in planned.gathered for p in layers[0].parameters)):
             self._columns.setdefault(parameter.device, []).append(parameter)
@@ -254,6 +256,8 @@ class TaskGradients:
                 if gradient is not None and gradient.is_sparse:
                     self._sparse.setdefault(parameter, [None] * self.count)[index] = gradient
                     gradient = gradient.to_dense()
+                elif gradient is not None:
+                    self._dense.add(parameter)
                 pieces.append(flat(gradient, parameter, block.rows.dtype))
             torch.cat(pieces, out=block.rows[index])
 
@@ -296,15 +300,18 @@ class TaskGradients:
             if self._plan.graph.leaf(parameter) is None and not gradient.any():
                 continue
             # A copy: the update may be something that the method keeps.
-            accumulate((parameter,), (gradient.to_sparse(1) if parameter in self._sparse else gradient,), copy=True)
+            accumulate((parameter,), (gradient.to_sparse(1) if self._all_sparse(parameter) else gradient,), copy=True)
         accumulate_others(self.others, None)
+
+    def _all_sparse(self, parameter: Tensor) -> bool:
+        return parameter in self._sparse and parameter not in self._dense
 
     def _accumulate_block(self, block: Block, weights: Tensor) -> None:
         update = weights.to(block.rows, non_blocking=True) @ block.rows
         pieces = torch.split(update, [parameter.numel() for parameter in block.parameters])
         for parameter, piece in zip(block.parameters, pieces, strict=True):
             gradient = piece.view(parameter.shape)
-            if parameter in self._sparse:
+            if self._all_sparse(parameter):
                 chosen = weights.to(parameter, non_blocking=True)
                 pairs = zip(self._sparse[parameter], chosen, strict=True)
                 gradient = reduce(torch.add, [found * weight for found, weight in pairs if found is not None])
@@ -409,11 +416,21 @@ def checked(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
                 f"{where} requires no gradient. Leave frozen parameters out: "
                 "shared=[p for p in trunk.parameters() if p.requires_grad]."
             )
+        if parameter.is_complex():
+            raise UserError(
+                f"{where} is complex, which task gradients do not support. Keep it as a real parameter, and use "
+                "torch.view_as_complex in the network."
+            )
         if not parameter.is_leaf:
             raise UserError(f"{where} is computed from other tensors. Give the parameters themselves.")
         if type(parameter).__name__ == "DTensor":
             raise UserError(f"{where} is distributed over several processes, which task gradients do not support yet.")
     return parameters
+
+
+def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """A gradient times a number, which half precision might not hold."""
+    return (wide(gradient) * factor.to(wide(gradient), non_blocking=True)).to(gradient.dtype)
 
 
 def total(parts: Sequence[tuple[Sequence[int], Tensor]], count: int) -> Tensor:
@@ -487,7 +504,7 @@ def accumulate_others(others: Sequence[Sequence[tuple[Tensor, Tensor]]], weights
     """
     for index, pairs in enumerate(others):
         for parameter, gradient in pairs:
-            weighted = gradient if weights is None else gradient * weights[index].to(gradient)
+            weighted = gradient if weights is None else scaled(gradient, weights[index])
             accumulate((parameter,), (weighted,), copy=weights is None)
 
 
@@ -505,26 +522,3 @@ def clear_about_a_second_pass() -> Iterator[None]:
                 "torch._functorch.config.donated_buffer = False before the first forward pass, or use on='features'."
             ) from error
         raise
-
-
-@contextmanager
-def true_float32() -> Iterator[None]:
-    """Multiply in float32 proper, whatever faster precision the user chose for the network.
-
-    Products of K rows cost nothing beside the passes that made them, and TensorFloat-32 would lose the Gramian's small
-    eigenvalues.
-    """
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    casting = {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
-    try:
-        for device in casting:
-            torch.set_autocast_enabled(device, False)
-        yield
-    finally:
-        for device, was in casting.items():
-            torch.set_autocast_enabled(device, was)
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision

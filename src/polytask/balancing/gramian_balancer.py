@@ -14,6 +14,7 @@ from polytask.balancing.balancer import Balancer, Losses, Step
 from polytask.balancing.disjoint import Samples, disjoint_gradients
 from polytask.balancing.features import features_of, last_parameters, separate_backward, weighted_backward
 from polytask.balancing.gradients import Plan, gramian_in_parts, plan, task_gradients
+from polytask.balancing.precision import without_autocast
 from polytask.balancing.weighting import Held, Normalize, Weighting
 from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError, listing
@@ -138,7 +139,20 @@ class GramianBalancer(Balancer):
         """
         values = self._enter(losses)
         self._refuse_processes()
-        shared = None if shared is None else list(shared)
+        with without_autocast():
+            try:
+                self._backward(values, None if shared is None else list(shared), scaler, samples, probe)
+            finally:
+                self.losses = None
+
+    def _backward(
+        self,
+        values: list[Tensor],
+        shared: Sequence[nn.Parameter] | None,
+        scaler: GradScaler | None,
+        samples: Samples | None,
+        probe: Losses | None,
+    ) -> None:
         scaled = values if scaler is None else [scaler.scale(value) for value in values]
         held = self._held.weights(self.present)
         planned = plan(scaled, shared, ghosts=held is None)
@@ -158,13 +172,12 @@ class GramianBalancer(Balancer):
         else:
             found = self._measured(planned, scaled, samples)
             measured, gramian = (None, found) if isinstance(found, Tensor) else (found, found.gramian())
-        known = self._on_cpu(gramian, values, scaler if probe is None else None)
+        known = self._on_cpu(gramian, values, scaler if self.batch_fraction == 1 else None)
         weights = self._solved(known, skips=scaler is not None and scaler.is_enabled())
         if measured is None:
             self._apply_by_backward(planned, scaled, weights)
         else:
             measured.accumulate(weights, self._own_weights(weights))
-        self.losses = None
         self.last = Step(self.present, torch.stack(values).detach(), weights, known)
 
     def _on_probe(self, probe: Losses | None, shared: Sequence[Tensor] | None) -> Tensor:
@@ -191,6 +204,8 @@ class GramianBalancer(Balancer):
         found: Measured | None = None
         by_backward = self._update == "backward"
         if self._on == "features":
+            # One pass from the features cannot give what is shared and what is not different weights.
+            by_backward = by_backward or bool(planned.plain)
             features = features_of(planned.graph, planned.shared)
             if features is None:
                 raise UserError(
@@ -237,6 +252,8 @@ class GramianBalancer(Balancer):
         lengths = gramian.diagonal()
         if not lengths.isfinite().all():
             if skips:
+                self._heads = self.head_weights()
+                self._held.forget()
                 # The scale was too great: the update will not be finite either, and the scaler leaves this step out.
                 return torch.ones_like(lengths)
             bad = [task for task, length in zip(self.present, lengths.isfinite().tolist(), strict=True) if not length]

@@ -14,6 +14,7 @@ from polytask.balancing.balancer import Losses, Step
 from polytask.balancing.disjoint import Samples
 from polytask.balancing.gradients import plan, whole_gradients
 from polytask.balancing.gramian_balancer import GramianBalancer
+from polytask.balancing.precision import without_autocast
 from polytask.errors import UserError
 
 
@@ -57,16 +58,18 @@ class IndependentBatches(GramianBalancer):
         values = [self._enter(batch) for batch in batches]
         self._refuse_processes()
         one, two, scaled = values if scaler is None else [[scaler.scale(v) for v in batch] for batch in values]
-        first, second = (whole_gradients(plan(batch, shared, ghosts=False), batch).blocks for batch in (one, two))
-        if first and second and first[0].parameters == second[0].parameters:
-            cross = first[0].rows @ second[0].rows.T
-            if scaler is not None:
-                cross = cross / scaler.scale(cross.new_ones(())) ** 2
-            self.update_weights(cross.cpu().double())
-        planned = plan(scaled, shared, ghosts=False)
+        with without_autocast():
+            first, second = (whole_gradients(plan(batch, shared, ghosts=False), batch).blocks for batch in (one, two))
+            if first and second and first[0].parameters == second[0].parameters:
+                cross = first[0].rows @ second[0].rows.T
+                if scaler is not None:
+                    cross = cross / scaler.scale(cross.new_ones(())) ** 2
+                self.update_weights(cross.cpu().double())
+            planned = plan(scaled, shared, ghosts=False)
         weights = self.weights(torch.eye(len(scaled), dtype=torch.float64))
         weights = self._weighting.apply(weights, self.present)
-        self._apply_by_backward(planned, scaled, weights)
+        with without_autocast():
+            self._apply_by_backward(planned, scaled, weights)
         self.last = Step(self.present, torch.stack(values[2]).detach(), weights)
 
 

@@ -12,6 +12,7 @@ from torch.amp import GradScaler
 from polytask.balancing.balancer import Balancer, Losses, Step
 from polytask.balancing.disjoint import Samples
 from polytask.balancing.gradients import accumulate_others, plan, whole_gradients
+from polytask.balancing.precision import without_autocast
 from polytask.errors import UserError
 
 
@@ -51,14 +52,16 @@ class JacobianBalancer(Balancer):
         values = self._enter(losses)
         self._refuse_processes()
         scaled = values if scaler is None else [scaler.scale(loss) for loss in values]
-        found = whole_gradients(plan(scaled, shared, ghosts=False, unreached=shared is not None), scaled)
+        with without_autocast():
+            found = whole_gradients(plan(scaled, shared, ghosts=False, unreached=shared is not None), scaled)
         if found.blocks:
             (block,) = found.blocks
             jacobian = block.rows
             self.sizes = tuple(parameter.numel() for parameter in block.parameters)
             factor = None if scaler is None else scaler.scale(jacobian.new_ones(()))
             try:
-                update = self.combine(jacobian if factor is None else jacobian / factor)
+                with without_autocast():
+                    update = self.combine(jacobian if factor is None else jacobian / factor)
             finally:
                 self.sizes = ()
             if update.shape != jacobian.shape[1:]:

@@ -132,8 +132,7 @@ class Linear(Layer):
 
     def part(self, output: Tensor, samples: Tensor, batch: int) -> tuple[Tensor, ...]:
         """See `Layer.part`."""
-        output, inputs = (rows.view(batch, -1, rows.shape[1])[samples].flatten(0, 1) for rows in (output, self.input))
-        return self._gradients(output, inputs)
+        return self._gradients(_of(samples, output, batch), _of(samples, self.input, batch))
 
 
 @dataclass(frozen=True)
@@ -218,12 +217,12 @@ class Convolution(Layer):
     def products(self, output: Tensor, groups: Tensor, count: int) -> Tensor:
         """See `Layer.products`."""
         rows = wide(output).flatten(2).transpose(1, 2).flatten(0, 1)
-        membership = functional.one_hot(groups, count).to(rows).repeat_interleave(self.positions, 0)
+        membership = functional.one_hot(groups, count).to(rows).repeat_interleave(len(rows) // len(groups), 0)
         return membership.T @ (self._similarity() * (rows @ rows.T)) @ membership
 
     def part(self, output: Tensor, samples: Tensor, batch: int) -> tuple[Tensor, ...]:
         """See `Layer.part`."""
-        return self._gradients(output[samples], self.input[samples])
+        return self._gradients(_of(samples, output, batch), _of(samples, self.input, batch))
 
 
 @dataclass(frozen=True)
@@ -288,7 +287,7 @@ class Lookup(Layer):
 
     def part(self, output: Tensor, samples: Tensor, batch: int) -> tuple[Tensor, ...]:
         """See `Layer.part`."""
-        return self._gradients(output[samples], self.indices[samples])
+        return self._gradients(_of(samples, output, batch), _of(samples, self.indices, batch))
 
 
 @dataclass(frozen=True)
@@ -343,7 +342,12 @@ class Scale(Layer):
 
     def part(self, output: Tensor, samples: Tensor, batch: int) -> tuple[Tensor, ...]:
         """See `Layer.part`."""
-        return self._gradients(output[samples], self.normalized[samples])
+        return self._gradients(_of(samples, output, batch), _of(samples, self.normalized, batch))
+
+
+def _of(samples: Tensor, rows: Tensor, batch: int) -> Tensor:
+    """The rows of some of the samples, each of which has as many, one after the other."""
+    return rows.reshape(batch, -1, *rows.shape[1:])[samples].flatten(0, 1)
 
 
 def summed(uses: Sequence[tuple[Layer, Tensor]]) -> tuple[Tensor, ...]:
@@ -472,14 +476,25 @@ def _bias(graph: Graph, nodes: Sequence[Node], allowed: set[Tensor]) -> Tensor |
     return bias if {reader for reader, _, _ in uses} == set(nodes) else None
 
 
+def _kept(node: Any, name: str) -> Tensor | None:
+    """A tensor that a node has saved; None where it would have to be computed again, or fetched from elsewhere.
+
+    Checkpointing and offloading pack what is saved; each look at it would unpack it once more, and keep it.
+    """
+    if getattr(getattr(node, f"_raw_saved_{name}"), "unpack_hook", None) is not None:
+        return None
+    saved: Tensor | None = getattr(node, f"_saved_{name}")
+    return saved
+
+
 def _linear(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Layer | None:
     if node.name() == "AddmmBackward0":
         if node._saved_alpha != 1 or node._saved_beta != 1:
             return None
-        inputs = node._saved_mat1
+        inputs = _kept(node, "mat1")
     else:
-        inputs = node._saved_self
-    if inputs.layout != torch.strided:
+        inputs = _kept(node, "self")
+    if inputs is None or inputs.layout != torch.strided:
         return None
     width = node._input_metadata[0].shape[1]
     if len(parameters) > 1 and parameters[1].shape != (width,):
@@ -491,10 +506,12 @@ def _linear(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Laye
 def _convolution(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Layer | None:
     if node._saved_transposed or transposed:
         return None
-    inputs, shape = node._saved_input, node._input_metadata[0].shape
-    weight = node._saved_weight
-    if inputs.ndim != weight.ndim or inputs.layout != torch.strided or not len(inputs):
+    inputs, weight = _kept(node, "input"), _kept(node, "weight")
+    if inputs is None or weight is None or not len(inputs):
         return None
+    if inputs.ndim != weight.ndim or inputs.layout != torch.strided:
+        return None
+    shape = node._input_metadata[0].shape
     return Convolution(
         GradientEdge(node, 0),
         parameters,
@@ -511,12 +528,15 @@ def _convolution(node: Any, parameters: tuple[Tensor, ...], transposed: bool) ->
 def _lookup(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Layer | None:
     if node._saved_scale_grad_by_freq or transposed:
         return None
+    indices = _kept(node, "indices")
+    if indices is None:
+        return None
     # Stored as an unsigned number, so that -1 comes back as its complement.
     padding = node._saved_padding_idx
     return Lookup(
         GradientEdge(node, 0),
         parameters,
-        node._saved_indices,
+        indices,
         -1 if padding >= len(parameters[0]) else padding,
         node._saved_sparse,
     )
@@ -525,8 +545,10 @@ def _lookup(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Laye
 def _scale(node: Any, parameters: tuple[Tensor, ...], transposed: bool) -> Layer | None:
     if transposed or (len(parameters) == 1 and node.next_functions[2][0] is not None):
         return None
-    saved = (node._saved_input, node._saved_result1, node._saved_result2)
-    return Scale(GradientEdge(node, 0), parameters, *(tensor.detach() for tensor in saved))
+    inputs, mean, rstd = (_kept(node, name) for name in ("input", "result1", "result2"))
+    if inputs is None or mean is None or rstd is None:
+        return None
+    return Scale(GradientEdge(node, 0), parameters, inputs.detach(), mean.detach(), rstd.detach())
 
 
 _RULES = {

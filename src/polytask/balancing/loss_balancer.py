@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
+from polytask.balancing.per_task import PerTask
+from polytask.balancing.precision import without_autocast
 from polytask.balancing.weighting import Normalize, Weighting
 
 
@@ -56,17 +59,39 @@ class LossBalancer(Balancer):
         """See `Balancer.backward`."""
         stacked = torch.stack(self._enter(losses))
         values = stacked.detach()
-        self.begin(values)
-        leaf = values.clone().requires_grad_()
-        # Here the method's own parameters get their gradients; the scaler divides them again with all others.
-        total = self.combine(leaf)
-        (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
-        assert leaf.grad is not None
-        weights = leaf.grad
-        if scaler is not None:
-            weights = weights / scaler.scale(weights.new_ones(()))
-        weights = self._weighting.apply(weights, self.present)
-        weighted = (weights * stacked).sum()
-        (weighted if scaler is None else scaler.scale(weighted)).backward()  # type: ignore[no-untyped-call]
-        self.last = Step(self.present, values, weights)
-        self.observe(values)
+        with without_autocast(), _unspoilt(self, values, scaler):
+            self.begin(values)
+            with torch.enable_grad():
+                leaf = values.clone().requires_grad_()
+                # Here the method's own parameters get their gradients; the scaler divides them again with all others.
+                total = self.combine(leaf)
+            (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+            assert leaf.grad is not None
+            weights = leaf.grad
+            if scaler is not None:
+                weights = weights / scaler.scale(weights.new_ones(()))
+            weights = self._weighting.apply(weights, self.present)
+            seeds = weights if scaler is None else scaler.scale(weights)
+            stacked.backward(seeds)  # type: ignore[no-untyped-call]
+            self.last = Step(self.present, values, weights)
+            self.observe(values)
+
+
+@contextmanager
+def _unspoilt(balancer: LossBalancer, losses: Tensor, scaler: GradScaler | None) -> Iterator[None]:
+    """Undo what a step with a loss that is not finite does to what the method keeps for the tasks.
+
+    With a scaler such steps are part of training in float16: it leaves them out. Without waiting for the device.
+    """
+    if scaler is None or not scaler.is_enabled():
+        yield
+        return
+    kept = [module for module in balancer.modules() if isinstance(module, PerTask)]
+    before = [{name: (module.tasks, value) for name, value in module.named_buffers()} for module in kept]
+    yield
+    finite = losses.isfinite().all()
+    for module, buffers in zip(kept, before, strict=True):
+        for name, (tasks, old) in buffers.items():
+            new = module.get_buffer(name)
+            if tasks and len(old) == len(new):
+                setattr(module, name, torch.where(finite.to(new.device), new, old.to(new.device)))

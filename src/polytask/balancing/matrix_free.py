@@ -15,6 +15,7 @@ from polytask.balancing.balancer import Losses, Step
 from polytask.balancing.disjoint import Samples
 from polytask.balancing.gradients import Plan, accumulate, clear_about_a_second_pass, plan
 from polytask.balancing.gramian_balancer import GramianBalancer
+from polytask.balancing.precision import without_autocast
 from polytask.errors import UserError
 
 
@@ -82,7 +83,8 @@ class MatrixFreeBalancer(GramianBalancer):
         direction = self.online_direction(inner)
         applied = self._weighting.apply(direction, self.present)
         factor = applied.sum() / direction.sum()
-        product = self._accumulate(planned, scaled, direction, factor, self._own_weights(applied))
+        with without_autocast():
+            product = self._accumulate(planned, scaled, direction, factor, self._own_weights(applied))
         if product is not None:
             if scaler is not None:
                 product = product / scaler.scale(product.new_ones(())) ** 2

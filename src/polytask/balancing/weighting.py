@@ -77,6 +77,10 @@ class Held(nn.Module):
         self._age = 1 % self.every if new else (self._age + 1) % self.every
         return None if new else self.state.read("weight", tasks, torch.device("cpu")).double()
 
+    def forget(self) -> None:
+        """Ask for new weights at the next step."""
+        self._age = 0
+
     def keep(self, tasks: Sequence[str], weights: Tensor) -> None:
         """Hold new weights `[K]`."""
         if self.state is not None:
