@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from polytask import balancing
 from polytask.balancing import Equal, LossBalancer
 from polytask.errors import UserError
 
@@ -159,3 +160,15 @@ def test_a_balancer_can_be_copied_after_a_step(network, inputs):
 def test_losses_that_cannot_be_balanced_are_refused(losses, message):
     with pytest.raises(UserError, match=message):
         Equal().backward(losses)
+
+
+def test_a_step_that_overflows_in_float16_leaves_the_methods_state_as_it_was():
+    balancer = balancing.create("uncertainty", lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    parameter = nn.Parameter(torch.ones(()))
+    balancer.backward({"a": parameter * 3, "b": parameter * 2}, scaler=scaler)
+    before = {name: value.clone() for name, value in balancer.named_buffers()}
+    balancer.backward({"a": parameter * 3, "b": parameter * torch.inf}, scaler=scaler)
+    assert all(torch.equal(value, before[name]) for name, value in balancer.named_buffers())
+    balancer.backward({"a": parameter * 3, "b": parameter * 2}, scaler=scaler)
+    assert not torch.equal(balancer.log_variances.value, before["log_variances.value"])

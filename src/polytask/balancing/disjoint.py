@@ -166,7 +166,7 @@ def disjoint_gradients(
         UserError: `samples` lacks a task.
     """
     features = features_of(planned.graph, planned.shared)
-    if features is None or features.batch is None or planned.plain:
+    if features is None or not features.batch or planned.plain:
         return None
     batch = features.batch
     members = memberships(samples, tasks, batch)

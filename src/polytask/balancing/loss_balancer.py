@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
-from polytask.balancing.per_task import PerTask
 from polytask.balancing.precision import without_autocast
 from polytask.balancing.weighting import Normalize, Weighting
 
@@ -86,12 +85,12 @@ def _unspoilt(balancer: LossBalancer, losses: Tensor, scaler: GradScaler | None)
     if scaler is None or not scaler.is_enabled():
         yield
         return
-    kept = [module for module in balancer.modules() if isinstance(module, PerTask)]
-    before = [{name: (module.tasks, value) for name, value in module.named_buffers()} for module in kept]
+    before = {name: value for name, value in balancer.named_buffers() if value.is_floating_point()}
     yield
     finite = losses.isfinite().all()
-    for module, buffers in zip(kept, before, strict=True):
-        for name, (tasks, old) in buffers.items():
-            new = module.get_buffer(name)
-            if tasks and len(old) == len(new):
-                setattr(module, name, torch.where(finite.to(new.device), new, old.to(new.device)))
+    for name, new in list(balancer.named_buffers()):
+        old = before.get(name)
+        if old is not None and old.shape == new.shape:
+            module, _, field = name.rpartition(".")
+            kept = torch.where(finite.to(new.device), new, old.to(new.device))
+            setattr(balancer.get_submodule(module), field, kept)
