@@ -231,3 +231,18 @@ def test_several_processes_are_refused_until_they_exchange_task_gradients(networ
     else:
         with pytest.raises(UserError, match="several processes do not exchange yet"):
             step(InverseLength(), network, inputs)
+
+
+def test_hooks_after_accumulation_are_refused_where_they_would_not_be_called(network, inputs):
+    called = []
+    network.trunk[0].weight.register_post_accumulate_grad_hook(called.append)
+    with pytest.raises(UserError, match="Use update='backward'"):
+        step(InverseLength(), network, inputs)
+    step(InverseLength(update="backward"), network, inputs)
+    assert len(called) == 1
+
+
+def test_without_gradients_being_recorded_nothing_is_done(network, inputs):
+    losses = network.losses(inputs)
+    with torch.no_grad(), pytest.raises(UserError, match=r"under torch\.no_grad"):
+        InverseLength().backward(losses, network.trunk.parameters())

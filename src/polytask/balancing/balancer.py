@@ -144,7 +144,8 @@ class Balancer(nn.Module, ABC):
             scaler: Scales the losses for training in float16. The gradients come out scaled, for `scaler.step`; what
                 the method itself sees is not scaled.
             samples: For each task the samples of the batch that its loss depends on, as numbers or as a mask. Where
-                they are disjoint, one backward pass measures several tasks, wherever that is exact.
+                they are disjoint, one backward pass measures several tasks, wherever that is exact. (A hook of your own
+                on a tensor between layers must not mix samples: it cannot be seen.)
             probe: The losses on a part of the batch, for methods with a `batch_fraction` below 1.
 
         Raises:
@@ -185,12 +186,20 @@ class Balancer(nn.Module, ABC):
             names, values = tuple(map(str, range(len(losses)))), list(losses)
         if not values:
             raise UserError("There are no losses to balance: a step without any labelled task has to be left out.")
+        if not torch.is_grad_enabled():
+            raise UserError(
+                "backward was called under torch.no_grad() or torch.inference_mode(): call it, and compute the losses, "
+                "outside of it."
+            )
         requires_grad = False
         for name, loss in zip(names, values, strict=True):
             if not isinstance(loss, Tensor) or loss.ndim:
                 found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
                 raise UserError(f"The loss of task '{name}' is {found}, but must be a scalar tensor, such as a mean.")
             requires_grad = requires_grad or loss.requires_grad
+        devices = {value.device for value in values}
+        if len(devices) > 1:
+            raise UserError(f"The losses are on several devices: {listing(map(str, devices))}. Move them to one.")
         if not requires_grad:
             raise UserError(
                 f"No loss depends on a parameter that requires a gradient (tasks: {listing(names)}). Were the losses "

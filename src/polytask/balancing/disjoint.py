@@ -49,7 +49,12 @@ def memberships(samples: Samples, tasks: Sequence[str], batch: int) -> Tensor | 
     for number, task in enumerate(tasks):
         if task not in samples:
             raise UserError(f"samples= says nothing of task '{task}'. It has: {listing(samples)}.")
-        chosen = samples[task].detach().cpu()
+        chosen = samples[task]
+        if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.is_complex():
+            raise UserError(f"samples= of task '{task}' must be a tensor: whole numbers, or a mask of truth values.")
+        chosen = chosen.detach().cpu()
+        # Indexing takes bytes for a mask.
+        chosen = chosen.long() if chosen.dtype == torch.uint8 else chosen
         if chosen.dtype == torch.bool:
             if chosen.shape != (batch,):
                 return None

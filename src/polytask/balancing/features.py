@@ -67,7 +67,7 @@ class Features:
 
     def measured(self, planned: Plan, losses: Sequence[Tensor], *, keep_graph: bool) -> FeatureGradients:
         """The gradients of all losses for the features."""
-        rows, others = self.gradients(losses, planned.own, keep_graph=True)
+        rows, others = self.gradients(losses, planned.own, keep_graph=keep_graph)
         return FeatureGradients(self, rows, others, keep_graph)
 
 
@@ -187,12 +187,17 @@ def weighted_backward(
             slots.setdefault(crossing.node, (crossing.task, []))[1].append(crossing.slot)
     handles = [node.register_hook(_scaling(factors[task], places)) for node, (task, places) in slots.items()]
     try:
-        pairs = [(loss, seed.to(loss)) for loss, seed in zip(losses, roots, strict=True) if loss.requires_grad]
+        pairs = _seeded(losses, roots)
         with clear_about_a_second_pass():
             torch.autograd.backward([loss for loss, _ in pairs], [seed for _, seed in pairs])
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _seeded(losses: Sequence[Tensor], seeds: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    pairs = zip(losses, seeds, strict=True)
+    return [(loss, seed.to(loss, non_blocking=True)) for loss, seed in pairs if loss.requires_grad]
 
 
 def separate_backward(planned: Plan, losses: Sequence[Tensor], weights: Tensor, own_weights: Tensor | None) -> None:
@@ -209,7 +214,7 @@ def separate_backward(planned: Plan, losses: Sequence[Tensor], weights: Tensor, 
     kinds = [(planned.plain, ones), (own, ones if own_weights is None else own_weights), (planned.shared, weights)]
     needed = [(list(parameters), chosen) for parameters, chosen in kinds if parameters]
     for index, (parameters, chosen) in enumerate(needed):
-        pairs = [(loss, weight.to(loss)) for loss, weight in zip(losses, chosen, strict=True) if loss.requires_grad]
+        pairs = _seeded(losses, chosen.unbind())
         with clear_about_a_second_pass():
             torch.autograd.backward(
                 [loss for loss, _ in pairs],

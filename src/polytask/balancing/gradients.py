@@ -153,6 +153,21 @@ class Listener:
         return corrected
 
 
+def refuse_hooks_after_accumulation(planned: Plan) -> None:
+    """Refuse what would not happen: gradients that are written to `.grad` call no hook.
+
+    Raises:
+        UserError: A parameter has a hook for after its gradient is accumulated.
+    """
+    reached = (*planned.shared, *planned.plain, *(parameter for own in planned.own for parameter in own))
+    if any(getattr(parameter, "_post_accumulate_grad_hooks", None) for parameter in reached):
+        raise UserError(
+            "A parameter has a hook that runs after its gradient is accumulated (an optimiser within the backward "
+            "pass?). Task gradients are not accumulated by autograd, and would not call it. Use update='backward', or "
+            "a method of the level 'loss'."
+        )
+
+
 def row(plan: Plan, losses: Sequence[Tensor], index: int, listener: Listener, *, others: bool, keep_graph: bool) -> Row:
     """Measure one task by a backward pass of its own.
 
@@ -385,7 +400,7 @@ def gramian_in_parts(planned: Plan, losses: Sequence[Tensor], budget: int) -> Te
     """
     count = len(losses)
     chunk = max(1, budget // max(1, planned.bytes_per_task()) - 1)
-    result = torch.zeros(count, count, dtype=torch.float64)
+    result = torch.zeros(count, count, dtype=torch.float64, device="cpu")
     workspace = Workspace()
     with Listener(planned.edges) as listener:
         measure = partial(row, planned, losses, listener=listener, others=False, keep_graph=True)
@@ -397,7 +412,7 @@ def gramian_in_parts(planned: Plan, losses: Sequence[Tensor], budget: int) -> Te
                 for each in rows[: len(held)]:
                     gradients.add(each)
                 gradients.add(measure(index=other))
-                where = torch.tensor([*held, other])
+                where = torch.tensor([*held, other], device="cpu")
                 result[where.unsqueeze(1), where] = gradients.gramian().cpu().double()
     return result
 
@@ -444,7 +459,7 @@ def total(parts: Sequence[tuple[Sequence[int], Tensor]], count: int) -> Tensor:
         if len(tasks) == count:
             result += part.to(device)
         else:
-            where = torch.tensor(tasks, device=device)
+            where = torch.tensor(tasks, device="cpu").to(device, non_blocking=True)
             result[where.unsqueeze(1), where] += part.to(result)
     return result
 

@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from polytask.balancing.balancer import Balancer, Losses, Step
 from polytask.balancing.disjoint import Samples, disjoint_gradients
 from polytask.balancing.features import features_of, last_parameters, separate_backward, weighted_backward
-from polytask.balancing.gradients import Plan, gramian_in_parts, plan, task_gradients
+from polytask.balancing.gradients import Plan, gramian_in_parts, plan, refuse_hooks_after_accumulation, task_gradients
 from polytask.balancing.precision import without_autocast
 from polytask.balancing.weighting import Held, Normalize, Weighting
 from polytask.balancing.workspace import Workspace
@@ -170,6 +170,8 @@ class GramianBalancer(Balancer):
         elif self._on == "last":
             measured, gramian = None, self._on_last(planned, scaled)
         else:
+            if self._update == "gradients":
+                refuse_hooks_after_accumulation(planned)
             found = self._measured(planned, scaled, samples)
             measured, gramian = (None, found) if isinstance(found, Tensor) else (found, found.gramian())
         known = self._on_cpu(gramian, values, scaler if self.batch_fraction == 1 else None)
@@ -191,7 +193,7 @@ class GramianBalancer(Balancer):
         if missing:
             raise UserError(f"probe= has no loss of task {listing(missing)}.")
         part = [(values[task] + 1e-8).log() if self.log_losses else values[task] for task in self.present]
-        return task_gradients(plan(part, shared), part, self._workspace, others=False).gramian()
+        return task_gradients(plan(part, shared), part, self._workspace, others=False, keep_graph=True).gramian()
 
     def _on_last(self, planned: Plan, losses: list[Tensor]) -> Tensor:
         """The Gramian for the last shared layer."""
@@ -231,12 +233,14 @@ class GramianBalancer(Balancer):
 
     def _on_cpu(self, gramian: Tensor, values: list[Tensor], scaler: GradScaler | None) -> Tensor:
         """The Gramian in float64; the losses come along, so that the device is waited for once."""
-        if scaler is not None:
-            gramian = gramian / scaler.scale(gramian.new_ones(())) ** 2
-        stacked = torch.stack(values).detach().to(gramian.device, torch.float64)
-        both = torch.cat([gramian.double(), stacked.unsqueeze(0)]).cpu()
-        self.losses = both[-1]
-        return both[:-1]
+        count = len(values)
+        scale = torch.ones((), device=values[0].device)
+        rest = torch.stack([*values, scale if scaler is None else scaler.scale(scale)]).detach()
+        dtype = torch.promote_types(gramian.dtype, rest.dtype)
+        found = torch.cat([gramian.flatten().to(dtype), rest.to(gramian.device, dtype)]).cpu().double()
+        self.losses = found[-1 - count : -1]
+        # Only here: the scale's square can be too great for float32.
+        return found[: -1 - count].view(count, count) / found[-1] ** 2
 
     def _apply_by_backward(self, planned: Plan, scaled: list[Tensor], weights: Tensor) -> None:
         own_weights = self._own_weights(weights)
@@ -254,8 +258,8 @@ class GramianBalancer(Balancer):
             if skips:
                 self._heads = self.head_weights()
                 self._held.forget()
-                # The scale was too great: the update will not be finite either, and the scaler leaves this step out.
-                return torch.ones_like(lengths)
+                # The scale was too great: the scaler has to see that, and leave this step out.
+                return torch.full_like(lengths, torch.inf)
             bad = [task for task, length in zip(self.present, lengths.isfinite().tolist(), strict=True) if not length]
             raise UserError(
                 f"The loss or the gradient of task {listing(bad)} is not finite. Look for extreme values in its target "

@@ -13,8 +13,9 @@ from torch.amp import GradScaler
 from polytask.balancing.balancer import Losses, Step
 from polytask.balancing.disjoint import Samples
 from polytask.balancing.gradients import plan, whole_gradients
+from polytask.balancing.graph import Graph
 from polytask.balancing.gramian_balancer import GramianBalancer
-from polytask.balancing.precision import without_autocast
+from polytask.balancing.precision import true_float32, without_autocast
 from polytask.errors import UserError
 
 
@@ -58,10 +59,15 @@ class IndependentBatches(GramianBalancer):
         values = [self._enter(batch) for batch in batches]
         self._refuse_processes()
         one, two, scaled = values if scaler is None else [[scaler.scale(v) for v in batch] for batch in values]
+        found = [p for batch in (one, two) for p in Graph(batch).shared()] if shared is None else list(shared)
         with without_autocast():
-            first, second = (whole_gradients(plan(batch, shared, ghosts=False), batch).blocks for batch in (one, two))
-            if first and second and first[0].parameters == second[0].parameters:
-                cross = first[0].rows @ second[0].rows.T
+            # The same columns in both, though batches can reach different parameters.
+            first, second = (
+                whole_gradients(plan(batch, found, ghosts=False, unreached=True), batch).blocks for batch in (one, two)
+            )
+            if first and second:
+                with true_float32():
+                    cross = first[0].rows @ second[0].rows.T
                 if scaler is not None:
                     cross = cross / scaler.scale(cross.new_ones(())) ** 2
                 self.update_weights(cross.cpu().double())

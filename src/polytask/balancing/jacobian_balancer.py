@@ -11,7 +11,7 @@ from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
 from polytask.balancing.disjoint import Samples
-from polytask.balancing.gradients import accumulate_others, plan, whole_gradients
+from polytask.balancing.gradients import accumulate_others, plan, refuse_hooks_after_accumulation, whole_gradients
 from polytask.balancing.precision import without_autocast
 from polytask.errors import UserError
 
@@ -52,8 +52,10 @@ class JacobianBalancer(Balancer):
         values = self._enter(losses)
         self._refuse_processes()
         scaled = values if scaler is None else [scaler.scale(loss) for loss in values]
+        planned = plan(scaled, shared, ghosts=False, unreached=shared is not None)
+        refuse_hooks_after_accumulation(planned)
         with without_autocast():
-            found = whole_gradients(plan(scaled, shared, ghosts=False, unreached=shared is not None), scaled)
+            found = whole_gradients(planned, scaled)
         if found.blocks:
             (block,) = found.blocks
             jacobian = block.rows

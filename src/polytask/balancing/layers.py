@@ -312,7 +312,7 @@ class Scale(Layer):
     def size(self) -> tuple[int, int, int, int]:
         """See `Layer.size`."""
         width = self.parameters[0].numel()
-        return self.input.numel() // width, 1, 1, width
+        return self.input.numel() // max(1, width), 1, 1, width
 
     def gradients(self, output: Tensor) -> tuple[Tensor, ...]:
         """See `Layer.gradients`."""

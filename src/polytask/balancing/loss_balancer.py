@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
+from polytask.balancing.gradients import clear_about_a_second_pass
 from polytask.balancing.precision import without_autocast
 from polytask.balancing.weighting import Normalize, Weighting
 
@@ -71,7 +72,8 @@ class LossBalancer(Balancer):
                 weights = weights / scaler.scale(weights.new_ones(()))
             weights = self._weighting.apply(weights, self.present)
             seeds = weights if scaler is None else scaler.scale(weights)
-            stacked.backward(seeds)  # type: ignore[no-untyped-call]
+            with clear_about_a_second_pass():
+                stacked.backward(seeds)  # type: ignore[no-untyped-call]
             self.last = Step(self.present, values, weights)
             self.observe(values)
 
