@@ -242,7 +242,11 @@ def test_hooks_after_accumulation_are_refused_where_they_would_not_be_called(net
     assert len(called) == 1
 
 
-def test_without_gradients_being_recorded_nothing_is_done(network, inputs):
+@pytest.mark.parametrize("options", [{}, {"log_losses": True}])
+def test_that_gradients_are_not_recorded_at_the_call_changes_nothing(network, inputs, options):
+    plain = step(InverseLength(**options), network, inputs)
     losses = network.losses(inputs)
-    with torch.no_grad(), pytest.raises(UserError, match=r"under torch\.no_grad"):
-        InverseLength().backward(losses, network.trunk.parameters())
+    network.zero_grad()
+    with torch.no_grad():
+        InverseLength(**options).backward(losses, network.trunk.parameters())
+    torch.testing.assert_close(gradients(network), plain)

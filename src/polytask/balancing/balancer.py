@@ -186,11 +186,6 @@ class Balancer(nn.Module, ABC):
             names, values = tuple(map(str, range(len(losses)))), list(losses)
         if not values:
             raise UserError("There are no losses to balance: a step without any labelled task has to be left out.")
-        if not torch.is_grad_enabled():
-            raise UserError(
-                "backward was called under torch.no_grad() or torch.inference_mode(): call it, and compute the losses, "
-                "outside of it."
-            )
         requires_grad = False
         for name, loss in zip(names, values, strict=True):
             if not isinstance(loss, Tensor) or loss.ndim:

@@ -122,6 +122,7 @@ class GramianBalancer(Balancer):
         """The update `[P]` for the task gradients `[K, P]`."""
         return self.weights(jacobian @ jacobian.T) @ jacobian
 
+    @torch.enable_grad()  # Scaling and logarithms are part of the graph, also under torch.no_grad().
     def backward(
         self,
         losses: Losses,

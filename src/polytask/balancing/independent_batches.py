@@ -33,6 +33,7 @@ class IndependentBatches(GramianBalancer):
     def update_weights(self, cross: Tensor) -> None:
         """Learn from `[K, K]`, the products of the first batch's task gradients with the second's."""
 
+    @torch.enable_grad()
     def backward(
         self,
         losses: Losses | Sequence[Losses],

@@ -39,6 +39,7 @@ class JacobianBalancer(Balancer):
     def combine(self, jacobian: Tensor) -> Tensor:
         """The update `[P]` for the task gradients `[K, P]` of the tasks `self.present`; may learn from them."""
 
+    @torch.enable_grad()
     def backward(
         self,
         losses: Losses,

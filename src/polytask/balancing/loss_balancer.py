@@ -47,6 +47,7 @@ class LossBalancer(Balancer):
     def observe(self, losses: Tensor) -> None:
         """Take in the detached losses `[K]` after the backward pass, for methods that learn from step to step."""
 
+    @torch.enable_grad()
     def backward(
         self,
         losses: Losses,
@@ -61,10 +62,9 @@ class LossBalancer(Balancer):
         values = stacked.detach()
         with without_autocast(), _unspoilt(self, values, scaler):
             self.begin(values)
-            with torch.enable_grad():
-                leaf = values.clone().requires_grad_()
-                # Here the method's own parameters get their gradients; the scaler divides them again with all others.
-                total = self.combine(leaf)
+            leaf = values.clone().requires_grad_()
+            # Here the method's own parameters get their gradients; the scaler divides them again with all others.
+            total = self.combine(leaf)
             (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
             assert leaf.grad is not None
             weights = leaf.grad

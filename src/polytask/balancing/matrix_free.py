@@ -61,6 +61,7 @@ class MatrixFreeBalancer(GramianBalancer):
         if self._inner is not None:
             self._inner.add(tasks)
 
+    @torch.enable_grad()
     def backward(
         self,
         losses: Losses,
