@@ -10,6 +10,7 @@ from polytask.balancing.cagrad import CAGrad
 from polytask.balancing.con_fig import ConFIG
 from polytask.balancing.cov import CoefficientOfVariation
 from polytask.balancing.db_mtl import DBMTL
+from polytask.balancing.diagnose import Diagnosis, diagnose
 from polytask.balancing.dtp import DTP
 from polytask.balancing.dual_proj import DualProj
 from polytask.balancing.dwa import DWA
@@ -127,6 +128,7 @@ __all__ = [
     "CAGrad",
     "CoefficientOfVariation",
     "ConFIG",
+    "Diagnosis",
     "DualProj",
     "Equal",
     "ExcessMTL",
@@ -162,6 +164,7 @@ __all__ = [
     "Uncertainty",
     "UncertaintySoftmax",
     "create",
+    "diagnose",
     "family",
     "gramian",
     "names",

@@ -13,8 +13,8 @@ from torch.amp import GradScaler
 from polytask.balancing.balancer import Losses, Step
 from polytask.balancing.disjoint import Samples
 from polytask.balancing.gradients import plan, whole_gradients
-from polytask.balancing.graph import Graph
 from polytask.balancing.gramian_balancer import GramianBalancer
+from polytask.balancing.graph import Graph
 from polytask.balancing.precision import true_float32, without_autocast
 from polytask.errors import UserError
 

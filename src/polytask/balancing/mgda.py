@@ -64,14 +64,16 @@ class MGDA(MatrixFreeBalancer):
         from polytask.balancing.solvers.min_norm import min_norm
 
         known = gramian.detach().cpu().double()
-        factors = torch.ones_like(known[0])
-        if self.scaling in ("l2", "loss+"):
-            factors = factors * known.diagonal().clamp(min=0).sqrt()
-        if self.scaling in ("loss", "loss+"):
-            factors = factors * self._losses()
-        factors = torch.where(factors > 0, 1 / factors, 0.0)
+        if self.scaling == "none":
+            return torch.from_numpy(min_norm(known.numpy())).to(gramian)
+        divisors = torch.ones_like(known[0])
+        if self.scaling != "loss":
+            divisors = known.diagonal().clamp(min=0).sqrt()
+        if self.scaling != "l2":
+            divisors = divisors * self._losses()
+        factors = torch.where(divisors > 0, 1 / divisors, 0.0)
         shares = torch.from_numpy(min_norm((factors[:, None] * known * factors).numpy()))
-        return (shares * (factors > 0 if self.unscaled else factors)).to(gramian)
+        return (shares * (divisors > 0 if self.unscaled else factors)).to(gramian)
 
     def online_direction(self, weights: Tensor) -> Tensor:
         """See `MatrixFreeBalancer.online_direction`: the weights."""

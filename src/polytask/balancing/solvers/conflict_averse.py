@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from polytask.balancing.solvers.nonnegative import NonnegativeProgram
 from polytask.balancing.solvers.units import Units
@@ -45,19 +44,28 @@ def conflict_averse(gramian: Array, radius: float) -> Array:
     def length(x: Array) -> float:
         return float(np.linalg.norm(program.factor @ x))
 
-    def excess(level: float) -> float:
-        return length(reaching(level)) - radius
-
     x = program.project(mean)
     if length(x) < radius:
         shortest, _ = program.solve(demands)
         if length(shortest) <= 1e-5 * (demands @ shortest):
             return units.spread(x * np.sqrt(square))
         x = shortest
-    # Any direction is a bound on the level from below, and as weights one from above; one of them can be the level.
-    level = float(((products + units.cosines @ x * (radius / length(x))) / demands).min())
+    # Any direction is a bound on the level from below, and as weights one from above.
+    lowest = float(((products + units.cosines @ x * (radius / length(x))) / demands).min())
     highest = float((products @ x + radius * length(x)) / (demands @ x))
-    if excess(level) < 0:
-        level = highest if excess(highest) <= 0 else brentq(excess, level, highest, xtol=1e-16)
-    x = reaching(level)
+    level = highest
+    for _ in range(60):
+        x = reaching(level)
+        reached = length(x)
+        if abs(reached - radius) <= 1e-12 * radius:
+            break
+        lowest, highest = (lowest, level) if reached > radius else (level, highest)
+        # Newton's method: the square of the length rises by `2 demands·x`.
+        rise = float(demands @ x)
+        following = level - (reached - radius) * reached / rise if rise > 0 else lowest
+        if not lowest < following < highest:
+            following = (lowest + highest) / 2
+        if following == level:
+            break
+        level = following
     return units.spread(x * (radius * np.sqrt(square) / length(x)))

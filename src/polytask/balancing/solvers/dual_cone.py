@@ -27,7 +27,8 @@ def dual_cone(gramian: Array, bounds: Array) -> Array:
     if not sizes.any():
         return bounds
     program = NonnegativeProgram(units.cosines)
-    raised = bounds.copy()
+    parts = np.zeros_like(lowest)
     for i in sizes.nonzero()[0]:
-        raised[i] += units.spread(sizes[i] * program.project(lowest[i] / sizes[i]))
+        parts[i] = sizes[i] * program.project(lowest[i] / sizes[i])
+    raised: Array = bounds + units.spread(parts)
     return raised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv
 
 from polytask.balancing.solvers.units import Units
 
@@ -13,6 +14,8 @@ OWN = 1e-10
 """What is added to the squared length of each gradient where there is no balance, in shares of it."""
 LEAST = -300.0
 """The least logarithm of a weight; with a small p, weights of tasks that get more than enough go to 0 beyond it."""
+NEAR = 0.2
+"""The greatest change of a weight, relative to it, in a Newton step that needs no checking."""
 
 
 def fairness(gramian: Array, power: float) -> Array:
@@ -50,42 +53,47 @@ class _Balance:
         self._cosines, self._scales, self._power = cosines, scales, power
 
     def solve(self, bound: float) -> tuple[Array, bool]:
-        """`[n]`, z; and whether all terms `y_i²` of the sums `y_i (C y)_i` stayed below `bound` times what is wanted."""
+        """`[n]`, z; and whether the parts `y_i²` of the sums `y_i (C y)_i` stayed below `bound` times their goals."""
         power = self._power
         z, before = self._scales / (1 + power), np.inf
         for _ in range(200):
-            z = z + self._shift(z)
-            y, shares = self._parts(z)
+            y, shares = np.exp(z), np.exp(self._scales + (1 - power) * z)
+            products = self._cosines @ y
+            square = float(y @ products)
+            if before > NEAR and square > 0:
+                # First the best multiple of y, in closed form.
+                factor = (float(shares.sum()) / square) ** (1 / (1 + power))
+                z, y, products, shares = (
+                    z + np.log(factor),
+                    y * factor,
+                    products * factor,
+                    shares * factor ** (1 - power),
+                )
             roots = np.sqrt(shares)
             relative = y / roots
-            if relative.max() ** 2 > bound:
+            largest = float(relative.max())
+            if largest**2 > bound:
                 return z, False
             # The Hessian for z, less what vanishes at the solution; the shares' roots are taken out on both sides.
             hessian = relative[:, None] * self._cosines * relative
-            hessian[np.diag_indices_from(hessian)] += power
-            slopes = shares - y * (self._cosines @ y)
-            try:
-                step = np.linalg.solve(hessian, slopes / roots) / roots
-            except np.linalg.LinAlgError:
+            hessian.flat[:: len(z) + 1] += power
+            slopes = shares - y * products
+            _, step, failed = dposv(hessian, slopes / roots)
+            if failed:
                 return z, False
-            fall, length = float(slopes @ step), float(np.abs(step).max())
-            if length < 1e-13 or (length < 1e-2 and length > before / 2):
+            step /= roots
+            length = float(np.abs(step).max())
+            # In the directions in which the Hessian is steepest.
+            steepest = length * max(largest, 1.0)
+            if steepest < 1e-8:
+                # What is left is of the order of the square.
+                return z + step, True
+            if length < 1e-2 and length > before / 2:
                 break
-            if fall < 0:
-                return z, False
             before = length
-            z = np.maximum(z + self._change(step, y, shares, fall), LEAST)
+            change = np.log1p(step) if steepest < NEAR else self._change(step, y, shares, float(slopes @ step))
+            z = np.maximum(z + change, LEAST)
         return z, True
-
-    def _parts(self, z: Array) -> tuple[Array, Array]:
-        """y, and y times what its sums are to be."""
-        return np.exp(z), np.exp(self._scales + (1 - self._power) * z)
-
-    def _shift(self, z: Array) -> float:
-        """What to add to all of z for the best multiple of y, which is known in closed form."""
-        y, shares = self._parts(z)
-        square = float(y @ self._cosines @ y)
-        return float(np.log(shares.sum() / square)) / (1 + self._power) if square > 0 else 0.0
 
     def _change(self, step: Array, y: Array, shares: Array, fall: float) -> Array:
         """How z changes by as much of a step as lets the objective fall, at the rate `fall` at the start."""

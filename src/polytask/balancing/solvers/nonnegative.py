@@ -44,10 +44,10 @@ class NonnegativeProgram:
         """The minimum `[K]` for `f = -C p`: what is least to add to p, so that no number of `C (p + x)` is below 0.
 
         Args:
-            point: `[K]`, p, with the greatest numbers around 1.
+            point: `[K]`, p.
         """
         linear = -(self._cosines @ point)
-        if linear.max() <= 1e-15 * len(point):
+        if linear.max() <= 1e-15 * len(point) * np.abs(point).max():
             return np.zeros(len(point))
         x = self._pivoted(linear)
         return _least_squares(self.factor, -(self.factor @ point)) if x is None else x
@@ -76,11 +76,9 @@ class NonnegativeProgram:
             chosen = positive.nonzero()[0]
             if not len(chosen):
                 break
-            _, part, failed = dposv(self._cosines[chosen[:, None], chosen], linear[chosen])
-            if failed:
-                break
-            allowed = 1e-15 * len(linear) * max(1.0, float(np.abs(part).max()))
-            wrong = self._cosines[:, chosen] @ part < linear - allowed
+            rows = self._cosines[chosen]
+            _, part, _ = dposv(rows[:, chosen], linear[chosen])
+            wrong = part @ rows < linear - 1e-15 * len(linear) * max(1.0, np.sqrt(part @ part))
             wrong[chosen] = part < 0
             if not wrong.any():
                 x = np.zeros(len(linear))
@@ -104,9 +102,12 @@ def _least_squares(rows: Array, target: Array) -> Array:
     ridge = 1e-7 * np.sqrt(size)
     rows = np.concatenate([rows, ridge * np.eye(size)])
     u = np.zeros(size)
-    for _ in range(4):
+    for _ in range(20):
+        before = u
         found = _lawson_hanson(rows, np.concatenate([target, ridge * u]))
-        u = u if found is None else found
+        u = before if found is None else found
+        if np.abs(u - before).max() <= 1e-9 * u.max():
+            break
     return u
 
 

@@ -33,16 +33,16 @@ class Units:
         self._same = same if np.count_nonzero(same) > len(same) else None
 
     def spread(self, parts: Array) -> Array:
-        """`[K]`, weights for the gradients, from those of the unit vectors `[n]`; 0 for gradients of 0.
+        """`[..., K]`, weights for the gradients, from those of the unit vectors `[..., n]`; 0 for gradients of 0.
 
         Equal gradients get equal weights: which of them has been taken does not matter for the update.
         """
         weights: Array = parts / self.lengths
         if self._same is not None:
             equal = self._same & (np.abs(self.lengths / self.lengths[:, None] - 1) < 1e-15)
-            weights = equal @ weights / equal.sum(1)
-        if len(weights) == self._size:
+            weights = weights @ equal / equal.sum(0)
+        if len(self.kept) == self._size:
             return weights
-        whole: Array = np.zeros(self._size)
-        whole[self.kept] = weights
+        whole: Array = np.zeros((*parts.shape[:-1], self._size))
+        whole[..., self.kept] = weights
         return whole
