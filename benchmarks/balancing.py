@@ -117,7 +117,9 @@ def ours(method: str | type[balancing.Balancer], **options: Any) -> Prepare:
 
         def step() -> None:
             _, losses = workload.forward()
-            balancer.backward(losses, samples=workload.samples)
+            fraction = balancer.batch_fraction
+            probe = workload.probe(fraction) if fraction < 1 else None
+            balancer.backward(losses, samples=workload.samples, probe=probe)
 
         return step
 

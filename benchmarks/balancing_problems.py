@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -80,6 +81,18 @@ class Workload:
             output = head(features if self.samples is None else features[self.samples[task]])
             loss = F.cross_entropy if index % 2 else F.mse_loss
             losses[task] = loss(output, target, reduction=reduction).squeeze()
+        return losses
+
+    def probe(self, fraction: float) -> dict[str, Tensor] | None:
+        """The tasks' losses on a share of the batch; None where each sample is labelled for one task only."""
+        if self.samples is not None:
+            return None
+        rows = math.ceil(len(self.inputs) * fraction)
+        features = self.trunk(self.inputs[:rows])
+        losses = {}
+        for index, (head, target) in enumerate(zip(self.heads, self.targets, strict=True)):
+            loss = F.cross_entropy if index % 2 else F.mse_loss
+            losses[str(index)] = loss(head(features), target[:rows])
         return losses
 
     def zero_grad(self) -> None:

@@ -30,7 +30,7 @@ def alignment(scale, gramian):
     for task in range(tasks):
         preference = torch.ones(tasks)
         preference[task] += tasks
-        rows.append(2 * AlignedMTL(scale, preference.tolist()).weights(gramian) - whole)
+        rows.append(2 * AlignedMTL(scale, preference=preference.tolist()).weights(gramian) - whole)
     return torch.stack(rows)
 
 
@@ -56,7 +56,7 @@ def test_it_agrees_with_torchjd(seed, tasks, scale):
     preference = [1.0 + task for task in range(tasks)]
     shares = torch.tensor(preference, dtype=torch.float64) / sum(preference)
     expected = aggregation.AlignedMTL(shares, scale_mode=scale)(jacobian)
-    torch.testing.assert_close(AlignedMTL(scale, preference).combine(jacobian), expected)
+    torch.testing.assert_close(AlignedMTL(scale, preference=preference).combine(jacobian), expected)
 
 
 @settings(max_examples=30, deadline=None)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from polytask import balancing
 from polytask.balancing import MatrixFreeBalancer
 from polytask.errors import UserError
 
@@ -116,3 +117,17 @@ def test_an_operation_without_second_derivative_is_named():
     features = Once.apply(theta * 2)
     with pytest.raises(UserError, match="second derivatives"):
         MinNorm(matrix_free=True).backward([features.sum(), features.square().sum()], [theta])
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("mgda", 1e-3), ("cagrad", 0.02), ("nash_mtl", 0.02), ("fairgrad", 0.02)]
+)
+def test_methods_come_near_their_exact_update_where_gradients_stay(name, tolerance):
+    jacobian = torch.tensor([[3.0, 0, 1], [-1, 1, 0], [0, -0.5, 2]], dtype=torch.float64)
+    theta = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    balancer = balancing.create(name, matrix_free=True, matrix_free_lr=0.05)
+    for _ in range(805):  # the last is no step on the plain mean, as CAGrad takes in between
+        theta.grad = None
+        balancer.backward({str(k): (row @ theta).sinh() for k, row in enumerate(jacobian)}, [theta])
+    exact = balancing.create(name).combine(jacobian)
+    assert (theta.grad - exact).norm() <= tolerance * exact.norm()

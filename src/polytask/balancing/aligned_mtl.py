@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from polytask.balancing.gramian_balancer import GramianBalancer
-from polytask.balancing.task_values import TaskValues
+from polytask.balancing.preference import PreferenceBalancer
 from polytask.errors import UserError
 
 Scale = Literal["min", "median", "rmse"]
 
 
-class AlignedMTL(GramianBalancer):
+class AlignedMTL(PreferenceBalancer):
     """Aligned-MTL: the sum of the nearest gradients that are at right angles and of one length.
 
     From Senushkin, Patakin, Kuznetsov and Konushin, "Independent Component Alignment for Multi-Task Learning", CVPR
@@ -35,7 +33,6 @@ class AlignedMTL(GramianBalancer):
 
     Args:
         scale: Which eigenvalue gives the length: `min`, `median` or `rmse`.
-        preference: How much each task counts, above 0, of any sum, by task name or in order; None: all alike.
         rank_tolerance: Eigenvalues up to this share of the greatest count as 0; from 0 to below 1.
 
     Raises:
@@ -46,11 +43,11 @@ class AlignedMTL(GramianBalancer):
         "Senushkin, Patakin, Kuznetsov and Konushin, Independent Component Alignment for Multi-Task Learning, CVPR 2023"
     )
     year = 2023
+    method = "aligned_mtl"
 
     def __init__(
         self,
         scale: Scale = "min",
-        preference: Mapping[str, float] | Sequence[float] | None = None,
         rank_tolerance: float = 1e-10,
         **options: Any,
     ) -> None:
@@ -60,26 +57,11 @@ class AlignedMTL(GramianBalancer):
         if not 0 <= rank_tolerance < 1:
             raise UserError(f"aligned_mtl: rank_tolerance is {rank_tolerance}, but must be from 0 to below 1.")
         self.scale, self.rank_tolerance = scale, rank_tolerance
-        self._preference = (
-            None if preference is None else TaskValues("aligned_mtl", "preference", preference, minimum=0.0, above=True)
-        )
-
-    def prepare(self, tasks: Sequence[str]) -> None:
-        """See `Balancer.prepare`.
-
-        Raises:
-            UserError: A task has no preference, or a preference no task.
-        """
-        if self._preference is not None:
-            self._preference.prepare(tasks)
 
     def weights(self, gramian: Tensor) -> Tensor:
         """See `GramianBalancer.weights`."""
         known = gramian.double()
-        preference = torch.ones_like(known[0])
-        if self._preference is not None:
-            preference = self._preference.read(self.tasks_of(known), known)
-        preference = preference / preference.sum()
+        preference = self.shares(known)
         values, vectors = torch.linalg.eigh(known)
         kept = values > self.rank_tolerance * values[-1].clamp(min=0)
         values, vectors = values[kept], vectors[:, kept]

@@ -77,12 +77,7 @@ class CAGrad(MatrixFreeBalancer):
         return torch.zeros_like(product) if self._is_plain() else product * self._divisor
 
     def observe_online(self, weights: Tensor, product: Tensor) -> None:
-        """Learn from a step with `matrix_free`, after it.
-
-        Args:
-            weights: `[K]`, the inner weights.
-            product: `[K]`, `G v` for `v = online_direction(weights)`.
-        """
+        """See `MatrixFreeBalancer.observe_online`."""
         products = product * self._divisor
         share, mean_square = (self.get_buffer(name).to(product) for name in ("share", "mean_square"))
         if self._is_plain():

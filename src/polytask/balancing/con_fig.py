@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from polytask.balancing.gramian_balancer import GramianBalancer
-from polytask.balancing.task_values import TaskValues
+from polytask.balancing.preference import PreferenceBalancer
 from polytask.balancing.unit_gradients import projecting
 
 
-class ConFIG(GramianBalancer):
+class ConFIG(PreferenceBalancer):
     """ConFIG, conflict-free inverse gradients: the direction of equal cosines, as far as the gradients go along it.
 
     From Liu, Chu and Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025.
@@ -27,41 +22,19 @@ class ConFIG(GramianBalancer):
     than dimensions), so that no direction has these cosines, it is the nearest to it; where none is left, as for
     opposite gradients, the weights are 0. A task with a gradient of 0 is left out.
 
-    Args:
-        preference: The cosines wanted with each task's gradient, relative to each other, above 0, by task name or in
-            order; None: the same for all.
-
-    Raises:
-        UserError: A preference is not positive.
+    The preference sets the cosines wanted with the tasks' gradients, relative to each other.
     """
 
     paper = (
         "Liu, Chu and Thuerey, ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks, ICLR 2025"
     )
     year = 2025
-
-    def __init__(self, preference: Mapping[str, float] | Sequence[float] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._preference = (
-            None if preference is None else TaskValues("con_fig", "preference", preference, minimum=0.0, above=True)
-        )
-
-    def prepare(self, tasks: Sequence[str]) -> None:
-        """See `Balancer.prepare`.
-
-        Raises:
-            UserError: A task has no preference, or a preference no task.
-        """
-        if self._preference is not None:
-            self._preference.prepare(tasks)
+    method = "con_fig"
 
     def weights(self, gramian: Tensor) -> Tensor:
         """See `GramianBalancer.weights`."""
         known = gramian.double()
-        wanted = torch.ones_like(known[0])
-        if self._preference is not None:
-            wanted = self._preference.read(self.tasks_of(known), known)
-        direction = projecting(known, wanted)
+        direction = projecting(known, self.shares(known))
         products = known @ direction
         square = direction @ products
         return (direction * (products.sum() / square.where(square > 0, 1.0))).to(gramian.dtype)

@@ -27,9 +27,16 @@ from polytask.errors import UserError
 
 EVERY = 10
 FRACTION = 0.25
+
 NEAR = 0.99
+"""The cosine of directions that are nearly the same."""
+
 CHEAP = 2.0
+"""What an exact step may cost, in plain ones, so that there is no reason for another."""
+
 NOTABLE = 0.9
+"""A mode is notably cheaper than another where it costs at most this share of it."""
+
 TURN_SECONDS = 0.05
 WIDTH = 100
 
@@ -406,20 +413,28 @@ class _Turns:
         steps: Makes steps.
         way: The mode.
         make: Makes the method from options.
+        exact: The exact update of the shared parameters; None: this mode's own is.
 
     Attributes:
-        update: The first step's update of the shared parameters.
+        update: The exact update.
+        direction: The first step's update against the exact one, as in `_compared`.
         peak: See `_peak_bytes`.
 
     Raises:
         UserError: The mode cannot run.
     """
 
-    def __init__(self, steps: _Steps, way: _Way, make: Callable[..., GramianBalancer]) -> None:
+    def __init__(
+        self, steps: _Steps, way: _Way, make: Callable[..., GramianBalancer], exact: list[Tensor | None] | None = None
+    ) -> None:
         self._steps = steps
         self._step = steps.step(way, make)
         steps.seconds(self._step)
-        self.update = [parameter.grad for parameter in steps.updated]
+        update = [parameter.grad for parameter in steps.updated]
+        # Not one more for each mode: it is as large as what is shared.
+        self.update = update if exact is None else exact
+        self.direction = (None, None) if way.untold else _compared(update, self.update)
+        del update
         steps.state.reset()
 
         def first() -> None:
@@ -457,7 +472,7 @@ def _measured(steps: _Steps, make: Callable[..., GramianBalancer], repeats: int)
     reasons = {}
     for way in ways:
         try:
-            turns[way.name] = turns.get(way.name) or _Turns(steps, way, make)
+            turns[way.name] = turns.get(way.name) or _Turns(steps, way, make, turns[EXACT].update)
         except UserError as error:
             reasons[way.name] = str(error)
         except torch.OutOfMemoryError:
@@ -465,7 +480,7 @@ def _measured(steps: _Steps, make: Callable[..., GramianBalancer], repeats: int)
     for _ in range(repeats):
         for each in turns.values():
             each.turn()
-    plain, exact = turns[PLAIN].milliseconds, turns[EXACT].update
+    plain = turns[PLAIN].milliseconds
     for way in ways:
         if way.name in reasons:
             yield Mode(way.name, way.approximation, note=reasons[way.name])
@@ -473,9 +488,8 @@ def _measured(steps: _Steps, make: Callable[..., GramianBalancer], repeats: int)
         each = turns[way.name]
         ratio = each.milliseconds / plain
         peak = None if each.peak is None else each.peak / 2**20
-        direction = (None, None) if way.untold else _compared(each.update, exact)
         note = _LEARNS if learns and way is _EXACT else way.untold
-        yield Mode(way.name, way.approximation, each.milliseconds, ratio, peak, *direction, note)
+        yield Mode(way.name, way.approximation, each.milliseconds, ratio, peak, *each.direction, note)
 
 
 def _maker(method: str | Callable[..., GramianBalancer]) -> tuple[str, Callable[..., GramianBalancer]]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from polytask.balancing.gramian_balancer import GramianBalancer
-from polytask.balancing.task_values import TaskValues
+from polytask.balancing.preference import PreferenceBalancer
 
 
-class DualProj(GramianBalancer):
+class DualProj(PreferenceBalancer):
     """DualProj: the nearest vector to the mean gradient that conflicts with no task's gradient.
 
     From Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017, where it keeps a new
@@ -23,39 +19,16 @@ class DualProj(GramianBalancer):
     No task's loss rises with a small enough step. The weights are at least p, and more where gradients conflict: the
     scale is that of the mean of the gradients, 1/K of a sum. Long gradients decide the mean, and short ones that
     conflict with it are made perpendicular to the update, no more. Where no direction helps all tasks, the update is 0.
-
-    Args:
-        preference: How much each task counts, above 0, of any sum, by task name or in order; None: all alike.
-
-    Raises:
-        UserError: A preference is not positive.
     """
 
     paper = "Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS 2017"
     year = 2017
-
-    def __init__(self, preference: Mapping[str, float] | Sequence[float] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._preference = (
-            None if preference is None else TaskValues("dual_proj", "preference", preference, minimum=0.0, above=True)
-        )
-
-    def prepare(self, tasks: Sequence[str]) -> None:
-        """See `Balancer.prepare`.
-
-        Raises:
-            UserError: A task has no preference, or a preference no task.
-        """
-        if self._preference is not None:
-            self._preference.prepare(tasks)
+    method = "dual_proj"
 
     def weights(self, gramian: Tensor) -> Tensor:
         """See `GramianBalancer.weights`."""
         from polytask.balancing.solvers.dual_cone import dual_cone
 
         known = gramian.detach().cpu().double()
-        shares = torch.full_like(known[0], 1 / len(known))
-        if self._preference is not None:
-            shares = self._preference.read(self.tasks_of(known), known)
-            shares = shares / shares.sum()
+        shares = self.shares(known)
         return torch.from_numpy(dual_cone(known.numpy(), shares[None].numpy())[0]).to(gramian)

@@ -56,6 +56,14 @@ class MatrixFreeBalancer(GramianBalancer):
             product: `[K]`, `G v` for `v = online_direction(weights)`.
         """
 
+    def observe_online(self, weights: Tensor, product: Tensor) -> None:
+        """Learn more from a step without a matrix, for methods that do.
+
+        Args:
+            weights: `[K]`, the inner weights.
+            product: `[K]`, `G v` for `v = online_direction(weights)`.
+        """
+
     def prepare(self, tasks: Sequence[str]) -> None:
         """See `Balancer.prepare`."""
         if self._inner is not None:
@@ -89,9 +97,11 @@ class MatrixFreeBalancer(GramianBalancer):
         if product is not None:
             if scaler is not None:
                 product = product / scaler.scale(product.new_ones(())) ** 2
+            inner = inner.to(product)
             gradient = self.online_gradient(inner, product)
             mean = (inner * gradient).sum() if self.domain == "simplex" else 0.0
             self._inner.step(self.present, inner * (gradient - mean))
+            self.observe_online(inner, product)
         self.last = Step(self.present, torch.stack(values).detach(), applied)
 
     @staticmethod

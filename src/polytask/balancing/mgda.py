@@ -19,8 +19,8 @@ class MGDA(MatrixFreeBalancer):
     From Désidéri, "Multiple-gradient Descent Algorithm (MGDA) for Multiobjective Optimization", Comptes Rendus
     Mathematique 2012, and, for networks, Sener and Koltun, "Multi-Task Learning as Multi-Objective Optimization",
     NeurIPS 2018. The update d has `d · g_k >= |d|²` with every task's gradient, so that a small enough step lowers all
-    losses; it is 0 at a Pareto-stationary point. The paper finds the weights by Frank-Wolfe steps, 250 at most; here
-    they are exact.
+    losses; it is 0 at a Pareto-stationary point. The authors' code finds the weights by at most 250
+    Frank-Wolfe steps; here they are exact.
 
     The weights sum to 1, and the update is no longer than the shortest gradient, so that tasks with short gradients
     decide it: tasks that are done, or whose losses are small numbers. `scaling` divides the gradients by a number each

@@ -16,9 +16,9 @@ class NashMTL(MatrixFreeBalancer):
     """Nash-MTL: the direction of the greatest product of the tasks' gains, `G w = 1 / w` with `w > 0`.
 
     From Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, "Multi-Task Learning as a Bargaining Game",
-    ICML 2022. The direction maximises `sum_k log(d · g_k)` among those of one length: every task gains, and none a
-    little less than where others would gain relatively more. Scaling a task's loss changes nothing, neither the
-    direction nor the length of the update: the weights are of the scale of `1 / |g|`.
+    ICML 2022. The direction maximises `sum_k log(d · g_k)` among those of one length: every task gains, and in any
+    other direction the gains change, relative to what they are, by less than 0 in sum. Scaling a task's loss changes
+    nothing, neither the direction nor the length of the update: the weights are of the scale of `1 / |g|`.
 
     `Jᵀ w` has the length `sqrt(K)` whatever the gradients, also near a minimum. Like the paper's code, the method caps
     the length at `max_norm`; with the default, the update always has the length 1, and the learning rate alone decides

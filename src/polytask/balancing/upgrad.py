@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from polytask.balancing.gramian_balancer import GramianBalancer
-from polytask.balancing.task_values import TaskValues
+from polytask.balancing.preference import PreferenceBalancer
 
 
-class UPGrad(GramianBalancer):
+class UPGrad(PreferenceBalancer):
     """UPGrad, Jacobian descent: the mean of the gradients, after each is projected onto the dual cone of all.
 
     From Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", arXiv 2406.16232, 2024. The dual cone is
@@ -25,39 +21,16 @@ class UPGrad(GramianBalancer):
     (`log_losses` makes that indifferent). Where no direction helps all tasks, at a Pareto-stationary point, the update
     is 0. The authors' library adds 1e-4 to the diagonal of the normalised Gramian; here the projections are exact,
     which matters with gradients of very different lengths.
-
-    Args:
-        preference: How much each task counts, above 0, of any sum, by task name or in order; None: all alike.
-
-    Raises:
-        UserError: A preference is not positive.
     """
 
     paper = "Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232, 2024"
     year = 2024
-
-    def __init__(self, preference: Mapping[str, float] | Sequence[float] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._preference = (
-            None if preference is None else TaskValues("upgrad", "preference", preference, minimum=0.0, above=True)
-        )
-
-    def prepare(self, tasks: Sequence[str]) -> None:
-        """See `Balancer.prepare`.
-
-        Raises:
-            UserError: A task has no preference, or a preference no task.
-        """
-        if self._preference is not None:
-            self._preference.prepare(tasks)
+    method = "upgrad"
 
     def weights(self, gramian: Tensor) -> Tensor:
         """See `GramianBalancer.weights`."""
         from polytask.balancing.solvers.dual_cone import dual_cone
 
         known = gramian.detach().cpu().double()
-        shares = torch.full_like(known[0], 1 / len(known))
-        if self._preference is not None:
-            shares = self._preference.read(self.tasks_of(known), known)
-            shares = shares / shares.sum()
+        shares = self.shares(known)
         return torch.from_numpy(dual_cone(known.numpy(), shares.diag().numpy()).sum(0)).to(gramian)
