@@ -6,7 +6,7 @@ from torch import nn
 
 from polytask import MultiTaskModel, UserError
 from polytask.balancing import Equal
-from polytask.balancing.graph import reach
+from polytask.balancing.graph import Graph
 from polytask.data.batch import Batch
 from polytask.encoders.encoder import Encoder, FeatureShape, Stage
 from polytask.sharing import Hard
@@ -88,11 +88,11 @@ def test_the_number_of_parameters_follows_from_what_is_shared(share_until, depth
 def test_a_loss_reaches_the_shared_parameters_its_own_stages_and_its_head(share_until):
     model = model_of(share_until)
     losses = model.losses(batch_of())
-    found = reach(list(losses.values()))
-    assert set(found.shared) == set(model.trunk.shared_parameters())
-    for task, own in zip(losses, found.own, strict=True):
+    found = Graph(list(losses.values()))
+    assert set(found.shared()) == set(model.trunk.shared_parameters())
+    for index, task in enumerate(losses):
         expected = {*model.trunk.own[task].parameters(), *model.heads[task].parameters()}
-        assert set(own) == expected
+        assert set(found.own(index)) == expected
 
 
 def test_losses_are_those_of_the_tasks():

@@ -9,7 +9,8 @@ from torch import nn
 
 from polytask import MultiTaskModel
 from polytask.balancing import GramianBalancer
-from polytask.balancing.diagnose import Diagnosis, Mode, diagnose, recommendation
+from polytask.balancing.diagnose import diagnose
+from polytask.balancing.diagnosis import Diagnosis, Mode, recommendation
 from polytask.data.batch import Batch
 from polytask.encoders.encoder import Encoder, FeatureShape, Stage
 from polytask.errors import UserError

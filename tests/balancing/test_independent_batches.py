@@ -45,3 +45,9 @@ def test_batches_for_different_tasks_are_refused(network, three):
     del found[1]["b"]
     with pytest.raises(UserError, match="for different tasks"):
         Cross().backward(found, network.trunk.parameters())
+
+
+@pytest.mark.parametrize("options", [{"every": 2}, {"on": "features"}, {"memory_budget": 1}, {"batch_fraction": 0.5}])
+def test_options_about_the_gramian_of_one_batch_are_refused(options):
+    with pytest.raises(UserError, match=f"leave out '?{next(iter(options))}="):
+        Cross(**options)

@@ -91,7 +91,7 @@ def test_weights_can_be_normalised(network, inputs):
     "options", [{"every": 2}, {"on": "last"}, {"update": "backward"}, {"clip_task_norm": 1.0}, {"smoothing": 0.5}]
 )
 def test_options_about_task_gradients_do_not_go_with_it(options):
-    with pytest.raises(UserError, match=f"does not go with {next(iter(options))}="):
+    with pytest.raises(UserError, match=f"does not go with '?{next(iter(options))}="):
         MinNorm(matrix_free=True, **options)
 
 

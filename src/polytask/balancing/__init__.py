@@ -10,7 +10,8 @@ from polytask.balancing.cagrad import CAGrad
 from polytask.balancing.con_fig import ConFIG
 from polytask.balancing.cov import CoefficientOfVariation
 from polytask.balancing.db_mtl import DBMTL
-from polytask.balancing.diagnose import Diagnosis, diagnose
+from polytask.balancing.diagnose import diagnose
+from polytask.balancing.diagnosis import Diagnosis
 from polytask.balancing.dtp import DTP
 from polytask.balancing.dual_proj import DualProj
 from polytask.balancing.dwa import DWA
@@ -43,6 +44,7 @@ from polytask.balancing.nash_mtl import NashMTL
 from polytask.balancing.ol_aux import OLAux
 from polytask.balancing.pcgrad import PCGrad
 from polytask.balancing.pivrg import PIVRG
+from polytask.balancing.preference import PreferenceBalancer
 from polytask.balancing.random_weights import RandomWeights
 from polytask.balancing.scale_invariant import ScaleInvariant
 from polytask.balancing.sdmgrad import SDMGrad
@@ -151,6 +153,7 @@ __all__ = [
     "NashMTL",
     "OLAux",
     "PCGrad",
+    "PreferenceBalancer",
     "RandomWeights",
     "SDMGrad",
     "ScaleInvariant",

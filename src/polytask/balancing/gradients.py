@@ -533,7 +533,9 @@ def clear_about_a_second_pass() -> Iterator[None]:
             raise UserError(USED_UP) from error
         if "donated" in str(error):
             raise UserError(
-                "A compiled part of the network gives up its buffers after one backward pass. Set "
-                "torch._functorch.config.donated_buffer = False before the first forward pass, or use on='features'."
+                "A compiled part of the network gives up its buffers after one backward pass. Before the first forward "
+                "pass set torch._functorch.config.donated_buffer = False and torch.compiler.config.cache_key_tag to a "
+                "text of your own (code from PyTorch's cache would still give them up, without an error), or use "
+                "on='features'."
             ) from error
         raise

@@ -92,16 +92,18 @@ class GramianBalancer(Balancer):
         self._heads: Tensor | None = None
         self.losses: Tensor | None = None
 
-    def gradient_options(self) -> list[tuple[str, Any, Any]]:
-        """The options about how gradients are measured: name, value, and the value that changes nothing."""
-        return [
+    def changed_options(self) -> list[str]:
+        """The options about how gradients are measured that are not as they are by default, as `name=value`."""
+        options = [
             ("clip_task_norm", self._clip, None),
             ("every", self._held.every, 1),
             ("on", self._on, "parameters"),
             ("batch_fraction", self.batch_fraction, 1.0),
             ("update", self._update, "gradients"),
+            ("memory_budget", self._budget, None),
             ("smoothing", self._weighting.smoothing, 0.0),
         ]
+        return [f"{name}={value!r}" for name, value, default in options if value != default]
 
     @abstractmethod
     def weights(self, gramian: Tensor) -> Tensor:

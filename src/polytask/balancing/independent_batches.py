@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from polytask.balancing.gradients import plan, whole_gradients
 from polytask.balancing.gramian_balancer import GramianBalancer
 from polytask.balancing.graph import Graph
 from polytask.balancing.precision import true_float32, without_autocast
-from polytask.errors import UserError
+from polytask.errors import UserError, listing
 
 
 class IndependentBatches(GramianBalancer):
@@ -28,6 +28,14 @@ class IndependentBatches(GramianBalancer):
     """
 
     batches: ClassVar[int] = 3
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        changed = [option for option in self.changed_options() if not option.startswith("smoothing=")]
+        if changed:
+            raise UserError(
+                f"{type(self).__name__} measures three batches in its own way: leave out {listing(changed)}."
+            )
 
     @abstractmethod
     def update_weights(self, cross: Tensor) -> None:

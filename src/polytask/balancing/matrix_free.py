@@ -16,7 +16,7 @@ from polytask.balancing.disjoint import Samples
 from polytask.balancing.gradients import Plan, accumulate, clear_about_a_second_pass, plan
 from polytask.balancing.gramian_balancer import GramianBalancer
 from polytask.balancing.precision import without_autocast
-from polytask.errors import UserError
+from polytask.errors import UserError, listing
 
 
 class MatrixFreeBalancer(GramianBalancer):
@@ -38,8 +38,8 @@ class MatrixFreeBalancer(GramianBalancer):
         super().__init__(**options)
         if not matrix_free_lr > 0:
             raise UserError(f"matrix_free_lr is {matrix_free_lr}, but must be above 0.")
-        if matrix_free and (plain := _unsuitable(self)):
-            raise UserError(f"matrix_free measures no task gradients, so that it does not go with {plain}.")
+        if matrix_free and (changed := self.changed_options()):
+            raise UserError(f"matrix_free measures no task gradients, so that it does not go with {listing(changed)}.")
         self.matrix_free = matrix_free
         self._inner = TaskAdam(0.0, matrix_free_lr) if matrix_free else None
 
@@ -135,7 +135,7 @@ def _differentiated(update: Sequence[Tensor], leaf: Tensor, directions: Sequence
             [update[i] for i in chosen], leaf, [directions[i] for i in chosen], allow_unused=True
         )
     except (RuntimeError, NotImplementedError) as error:
-        if "derivative" not in str(error):
+        if not any(word in str(error) for word in ("derivative", "double backward")):
             raise
         raise UserError(
             f"matrix_free needs second derivatives, which an operation of the network does not have: {error}. Use "
@@ -147,11 +147,3 @@ def _differentiated(update: Sequence[Tensor], leaf: Tensor, directions: Sequence
             "once differentiable?). Use matrix_free=False."
         )
     return product
-
-
-def _unsuitable(balancer: GramianBalancer) -> str:
-    """Which of the options cannot be kept without task gradients; empty where all can."""
-    for name, value, plain in balancer.gradient_options():
-        if value != plain:
-            return f"{name}={value!r}"
-    return ""
