@@ -19,15 +19,25 @@ SETTINGS = [
     "training.optimizer={type: adamw, lr: 0.01}",
     "training.lr_schedule={type: plateau, patience: 1}",
     "training.early_stopping={patience: 11}",
-    "balancing={type: uncertainty, lr: 0.02}",
 ]
 
 
-def test_a_killed_run_resumed_equals_the_uninterrupted_one(config: Path, polytask, process):
-    assert polytask("train", config, *SETTINGS, "-o", "whole", "-q")[0] == 0
+@pytest.mark.parametrize(
+    "balancing",
+    [
+        "{type: uncertainty, lr: 0.02}",
+        "{type: upgrad, every: 5, smoothing: 0.5}",
+        "{type: pcgrad}",
+        "{type: moco, gamma: 0.1}",
+        "{type: famo, same_batch: true}",
+    ],
+)
+def test_a_killed_run_resumed_equals_the_uninterrupted_one(config: Path, polytask, process, balancing):
+    settings = [*SETTINGS, f"balancing={balancing}"]
+    assert polytask("train", config, *settings, "-o", "whole", "-q")[0] == 0
 
     killed = subprocess.Popen(
-        [sys.executable, "-m", "polytask", "train", str(config), *SETTINGS, "-o", "killed", "-q"],
+        [sys.executable, "-m", "polytask", "train", str(config), *settings, "-o", "killed", "-q"],
         cwd=config.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,12 +65,8 @@ class Batch:
         """The same batch in page-locked memory (called by the DataLoader)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function: Any, *, only_rows: bool = False) -> Batch:
-        def over(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return function(value)
-            return {name: over(part) for name, part in value.items()} if isinstance(value, Mapping) else value
-
+    def _map(self, function: Callable[[Tensor], Tensor], *, only_rows: bool = False) -> Batch:
+        over = partial(_over, function)
         return replace(
             self,
             inputs=over(self.inputs),
@@ -79,6 +76,13 @@ class Batch:
             labelled=self.labelled if only_rows else over(self.labelled),
             rows=over(self.rows),
         )
+
+
+def _over(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A value with `function` applied to all tensors in it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    return {name: _over(function, part) for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
 def _labelled_rows(mask: Tensor) -> Tensor | None:
