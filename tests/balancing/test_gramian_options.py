@@ -250,3 +250,11 @@ def test_that_gradients_are_not_recorded_at_the_call_changes_nothing(network, in
     with torch.no_grad():
         InverseLength(**options).backward(losses, network.trunk.parameters())
     torch.testing.assert_close(gradients(network), plain)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_complex_parameters_are_refused_with_the_remedy(named):
+    weight = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    losses = [weight.abs().sum(), weight.abs().square().sum()]
+    with pytest.raises(UserError, match=r"Shared parameter 0, of shape \(2,\), is complex.*view_as_complex"):
+        InverseLength().backward(losses, [weight] if named else None)

@@ -77,7 +77,7 @@ def plan(
         UserError: A shared parameter requires no gradient, or is computed from others, or is distributed.
     """
     graph = graph or Graph(losses)
-    wanted = graph.shared() if shared is None else checked(shared)
+    wanted = checked(graph.shared() if shared is None else shared)
     named = set(wanted)
     reached = tuple(parameter for parameter in wanted if unreached or graph.leaf(parameter) is not None)
     with clear_about_a_second_pass():
