@@ -71,6 +71,9 @@ class Graph:
                 if _USED in _notes(root.node):
                     raise UserError(USED_UP)
                 self._visit(root.node, index)
+        self._reached: dict[int, list[Tensor]] = {}
+        for leaf, node in self._leaves.items():
+            self._reached.setdefault(self.visitor[node], []).append(leaf)
 
     def mark_as_used(self) -> None:
         """Let no other graph be made of these losses: autograd would not know that they were passed through."""
@@ -113,11 +116,11 @@ class Graph:
 
     def shared(self) -> tuple[Tensor, ...]:
         """The parameters that more than one loss reaches."""
-        return tuple(leaf for leaf, node in self._leaves.items() if self.visitor[node] == SEVERAL)
+        return tuple(self._reached.get(SEVERAL, ()))
 
     def own(self, index: int) -> list[Tensor]:
         """The parameters that this loss alone reaches."""
-        return [leaf for leaf, node in self._leaves.items() if self.visitor[node] == index]
+        return self._reached.get(index, [])
 
     def crossings(self, shared: Iterable[Tensor]) -> list[Crossing]:
         """Where the gradients of single losses flow into what several reach, or into one of the shared parameters."""
