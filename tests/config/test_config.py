@@ -222,7 +222,7 @@ def test_numbers_with_an_exponent_that_another_reader_took_for_text_are_numbers(
         ("data.split.x=3", "data.split.x: there is no such key. Allowed: 'by', 'column', 'valid', 'test', 'seed'."),
         ("balancing=eqal", "balancing: There is no balancer 'eqal'. Did you mean 'equal'? Allowed: "),
         ("balancing={type: eqal}", "balancing.type: There is no balancer 'eqal'."),
-        ("balancing={lr: 1}", "balancing: the balancer has no 'type'. Allowed: 'equal', "),
+        ("balancing={lr: 1}", "balancing: the balancer has no 'type'. Allowed: 'adatask', "),
         (
             "balancing=[equal]",
             "balancing: expected the name of a balancer, or a mapping with its type and settings, found a l",
