@@ -201,5 +201,9 @@ class Balancer(nn.Module, ABC):
                 "detached, or computed under torch.no_grad()?"
             )
         self.present = names
+        return [self._seen(loss) for loss in values]
+
+    def _seen(self, loss: Tensor) -> Tensor:
+        """A loss as the method sees it."""
         # The small number keeps the gradient of a loss of 0 finite, as in the official code of DB-MTL.
-        return [(loss + 1e-8).log() for loss in values] if self.log_losses else values
+        return (loss + 1e-8).log() if self.log_losses else loss

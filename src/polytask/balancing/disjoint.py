@@ -18,10 +18,10 @@ from polytask.balancing.gradients import (
     Row,
     TaskGradients,
     accumulate,
-    accumulate_flat,
     accumulate_others,
     clear_about_a_second_pass,
     flat,
+    pieces,
     products,
     total,
 )
@@ -147,7 +147,9 @@ class DisjointGradients:
                 weighted = (wide(output) * rows.view(-1, *[1] * (output.ndim - 1))).to(output.dtype)
                 accumulate(layer.parameters, layer.gradients(weighted))
             for block in self._blocks:
-                accumulate_flat(block.parameters, weights.to(block.rows, non_blocking=True) @ block.rows)
+                update = weights.to(block.rows, non_blocking=True) @ block.rows
+                for parameter, gradient in pieces(block.parameters, update):
+                    accumulate((parameter,), (gradient,))
         accumulate_others(self._others, own_weights)
 
 

@@ -17,6 +17,7 @@ from polytask.balancing.gradients import (
     products,
     scaled,
     total,
+    weighted_sum,
 )
 from polytask.balancing.graph import Crossing, Graph, leaf_behind
 from polytask.balancing.layers import wide
@@ -98,32 +99,19 @@ class FeatureGradients:
                 stacked = torch.stack([row[index] for row in rows if row[index] is not None])  # type: ignore[misc]
                 self._found.append((edge, reached, stacked))
 
-    @property
-    def blocks(self) -> list[tuple[Sequence[int], Tensor]]:
-        """For each of the features, the tasks that depend on it and their gradients."""
-        return [(reached, stacked) for _, reached, stacked in self._found]
-
     @torch.no_grad()
     def gramian(self) -> Tensor:
         """`[K, K]`, the scalar products of the tasks' gradients for the features."""
         with true_float32():
-            return total([(reached, products(wide(s).flatten(1))) for reached, s in self.blocks], self.count)
+            return total([(reached, products(wide(s).flatten(1))) for _, reached, s in self._found], self.count)
 
     def accumulate(self, weights: Tensor, own_weights: Tensor | None = None) -> None:
         """See `TaskGradients.accumulate`; one backward pass goes through what is shared."""
-        seeds = []
-        for _, reached, stacked in self._found:
-            chosen = weights if len(reached) == self.count else weights[reached]
-            with torch.no_grad(), true_float32():
-                summed = torch.tensordot(chosen.to(wide(stacked), non_blocking=True), wide(stacked), 1)
-            seeds.append(summed.to(stacked.dtype))
-        self.backward(seeds)
-        accumulate_others(self._others, own_weights)
-
-    def backward(self, seeds: Sequence[Tensor]) -> None:
-        """Pass gradients for the features on to what they are made of."""
+        with torch.no_grad(), true_float32():
+            seeds = [weighted_sum(stacked, weights, reached) for _, reached, stacked in self._found]
         with clear_about_a_second_pass():
-            torch.autograd.backward([edge for edge, _, _ in self._found], list(seeds), retain_graph=self._keep_graph)
+            torch.autograd.backward([edge for edge, _, _ in self._found], seeds, retain_graph=self._keep_graph)
+        accumulate_others(self._others, own_weights)
 
 
 def features_of(graph: Graph, shared: Iterable[Tensor]) -> Features | None:

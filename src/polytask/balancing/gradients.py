@@ -235,10 +235,10 @@ class TaskGradients:
         self._outputs: list[Tensor | None] = [None for _ in planned.ghosts]
         self._sparse: dict[Tensor, list[Tensor | None]] = {}
         self._dense: set[Tensor] = set()
-        self._columns: dict[torch.device, list[Tensor]] = {}
+        columns: dict[torch.device, list[Tensor]] = {}
         for parameter in (*planned.direct, *(p for layers in planned.gathered for p in layers[0].parameters)):
-            self._columns.setdefault(parameter.device, []).append(parameter)
-        self.blocks = [self._block(device, columns) for device, columns in self._columns.items()]
+            columns.setdefault(parameter.device, []).append(parameter)
+        self.blocks = [self._block(device, parameters) for device, parameters in columns.items()]
 
     def _block(self, device: torch.device, parameters: Sequence[Tensor]) -> Block:
         dtype = reduce(torch.promote_types, {parameter.dtype for parameter in parameters}, torch.float32)
@@ -265,7 +265,7 @@ class TaskGradients:
             if found is not None:
                 gradients.update(zip(layers[0].parameters, found, strict=True))
         for block in self.blocks:
-            pieces = []
+            row_of = []
             for parameter in block.parameters:
                 gradient = gradients.get(parameter)
                 if gradient is not None and gradient.is_sparse:
@@ -273,8 +273,8 @@ class TaskGradients:
                     gradient = gradient.to_dense()
                 elif gradient is not None:
                     self._dense.add(parameter)
-                pieces.append(flat(gradient, parameter, block.rows.dtype))
-            torch.cat(pieces, out=block.rows[index])
+                row_of.append(flat(gradient, parameter, block.rows.dtype))
+            torch.cat(row_of, out=block.rows[index])
 
     @torch.no_grad()
     def gramian(self) -> Tensor:
@@ -299,19 +299,16 @@ class TaskGradients:
                 self._accumulate_block(block, weights)
             for layer, reached, outputs in zip(self._plan.ghosts, self._reached, self._outputs, strict=True):
                 if outputs is not None:
-                    rows = wide(outputs[: len(reached)])
-                    chosen = weights if len(reached) == self.count else weights[reached]
-                    summed = torch.tensordot(chosen.to(rows, non_blocking=True), rows, 1)
-                    accumulate(layer.parameters, layer.gradients(summed.to(outputs.dtype)))
+                    accumulate(
+                        layer.parameters, layer.gradients(weighted_sum(outputs[: len(reached)], weights, reached))
+                    )
         accumulate_others(self.others, own_weights)
 
     @torch.no_grad()
     def accumulate_update(self, update: Tensor) -> None:
         """Add an update `[P]` to the `.grad` of the parameters of the only block, and to the others' their own."""
         (block,) = self.blocks
-        pieces = torch.split(update, [parameter.numel() for parameter in block.parameters])
-        for parameter, piece in zip(block.parameters, pieces, strict=True):
-            gradient = piece.view(parameter.shape)
+        for parameter, gradient in pieces(block.parameters, update):
             if self._plan.graph.leaf(parameter) is None and not gradient.any():
                 continue
             # A copy: the update may be something that the method keeps.
@@ -323,9 +320,8 @@ class TaskGradients:
 
     def _accumulate_block(self, block: Block, weights: Tensor) -> None:
         update = weights.to(block.rows, non_blocking=True) @ block.rows
-        pieces = torch.split(update, [parameter.numel() for parameter in block.parameters])
-        for parameter, piece in zip(block.parameters, pieces, strict=True):
-            gradient = piece.view(parameter.shape)
+        for parameter, piece in pieces(block.parameters, update):
+            gradient = piece
             if self._all_sparse(parameter):
                 chosen = weights.to(parameter, non_blocking=True)
                 pairs = zip(self._sparse[parameter], chosen, strict=True)
@@ -468,9 +464,9 @@ def products(rows: Tensor) -> Tensor:
     """`[K, K]`, the scalar products of rows `[K, P]`; piece by piece, since long sums lose digits."""
     count, width = rows.shape
     whole = width - width % _PIECE
-    pieces = rows[:, :whole].view(count, -1, _PIECE).transpose(0, 1)
+    parts = rows[:, :whole].view(count, -1, _PIECE).transpose(0, 1)
     rest = rows[:, whole:]
-    return torch.bmm(pieces, pieces.transpose(1, 2)).sum(0) + rest @ rest.T
+    return torch.bmm(parts, parts.transpose(1, 2)).sum(0) + rest @ rest.T
 
 
 _PIECE = 2**14
@@ -484,10 +480,17 @@ def flat(gradient: Tensor | None, parameter: Tensor, dtype: torch.dtype) -> Tens
     return gradient.reshape(-1).to(dtype)
 
 
-def accumulate_flat(parameters: Sequence[Tensor], update: Tensor) -> None:
-    """Add `update` `[P]` to the `.grad` of the parameters, P numbers in all."""
-    pieces = torch.split(update, [parameter.numel() for parameter in parameters])
-    accumulate(parameters, [piece.view(p.shape) for p, piece in zip(parameters, pieces, strict=True)])
+def weighted_sum(stacked: Tensor, weights: Tensor, tasks: Sequence[int]) -> Tensor:
+    """The sum of the gradients of some tasks, `[n, ...]`, times their weights among `[K]`."""
+    chosen = weights if len(tasks) == len(weights) else weights[tasks]
+    summed: Tensor = torch.tensordot(chosen.to(wide(stacked), non_blocking=True), wide(stacked), 1)
+    return summed.to(stacked.dtype)
+
+
+def pieces(parameters: Sequence[Tensor], update: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The parameters, P numbers in all, each with its part of an update `[P]`."""
+    parts = torch.split(update, [parameter.numel() for parameter in parameters])
+    return [(parameter, part.view(parameter.shape)) for parameter, part in zip(parameters, parts, strict=True)]
 
 
 def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor], *, copy: bool = False) -> None:

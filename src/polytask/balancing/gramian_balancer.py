@@ -195,7 +195,7 @@ class GramianBalancer(Balancer):
         missing = [task for task in self.present if task not in values]
         if missing:
             raise UserError(f"probe= has no loss of task {listing(missing)}.")
-        part = [(values[task] + 1e-8).log() if self.log_losses else values[task] for task in self.present]
+        part = [self._seen(values[task]) for task in self.present]
         return task_gradients(plan(part, shared), part, self._workspace, others=False, keep_graph=True).gramian()
 
     def _on_last(self, planned: Plan, losses: list[Tensor]) -> Tensor:

@@ -68,11 +68,12 @@ class IndependentBatches(GramianBalancer):
         values = [self._enter(batch) for batch in batches]
         self._refuse_processes()
         one, two, scaled = values if scaler is None else [[scaler.scale(v) for v in batch] for batch in values]
-        found = [p for batch in (one, two) for p in Graph(batch).shared()] if shared is None else list(shared)
+        compared = [p for batch in (one, two) for p in Graph(batch).shared()] if shared is None else shared
         with without_autocast():
             # The same columns in both, though batches can reach different parameters.
             first, second = (
-                whole_gradients(plan(batch, found, ghosts=False, unreached=True), batch).blocks for batch in (one, two)
+                whole_gradients(plan(batch, compared, ghosts=False, unreached=True), batch).blocks
+                for batch in (one, two)
             )
             if first and second:
                 with true_float32():
