@@ -62,18 +62,22 @@ class LossBalancer(Balancer):
         values = stacked.detach()
         with without_autocast(), _unspoilt(self, values, scaler):
             self.begin(values)
-            leaf = values.clone().requires_grad_()
+            # Where the weights stay as they are, one pass gives them and the gradients; else the losses are cut off.
+            leaf = values.clone().requires_grad_() if self._weighting.changes else stacked
+            leaf.retain_grad()
             # Here the method's own parameters get their gradients; the scaler divides them again with all others.
             total = self.combine(leaf)
-            (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+            with clear_about_a_second_pass():
+                (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
             assert leaf.grad is not None
             weights = leaf.grad
             if scaler is not None:
                 weights = weights / scaler.scale(weights.new_ones(()))
-            weights = self._weighting.apply(weights, self.present)
-            seeds = weights if scaler is None else scaler.scale(weights)
-            with clear_about_a_second_pass():
-                stacked.backward(seeds)  # type: ignore[no-untyped-call]
+            if self._weighting.changes:
+                weights = self._weighting.apply(weights, self.present)
+                seeds = weights if scaler is None else scaler.scale(weights)
+                with clear_about_a_second_pass():
+                    stacked.backward(seeds)  # type: ignore[no-untyped-call]
             self.last = Step(self.present, values, weights)
             self.observe(values)
 

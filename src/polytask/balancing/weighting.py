@@ -39,6 +39,11 @@ class Weighting(nn.Module):
         self.smoothing = smoothing
         self.state = PerTask({"weight": 0.0, "share": 0.0}) if smoothing else None
 
+    @property
+    def changes(self) -> bool:
+        """Whether weights come out other than they went in."""
+        return self.normalize != "none" or self.state is not None
+
     def apply(self, weights: Tensor, tasks: Sequence[str]) -> Tensor:  # type: ignore[override]
         """The weights `[K]` to use in place of `weights` `[K]` of `tasks`."""
         if self.normalize != "none":
