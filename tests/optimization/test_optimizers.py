@@ -95,6 +95,14 @@ def test_a_step_is_that_of_pytorch_with_the_same_groups():
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize(("device", "dtype", "fused"), [("cpu", torch.float64, True), ("meta", None, None)])
+def test_the_step_is_fused_on_the_cpu_alone(name, device, dtype, fused):
+    model = nn.Linear(3, 2, device=device, dtype=dtype)
+    built = optimizers.create(name).build([{"params": model.parameters()}])
+    assert {group["fused"] for group in built.param_groups} == {fused}
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [

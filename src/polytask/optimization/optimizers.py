@@ -93,7 +93,7 @@ class AdamW(Optimizer):
         self.betas, self.eps = _checked_betas(betas), eps
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps)
+        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=_fused(groups))
 
 
 class Adam(Optimizer):
@@ -122,7 +122,7 @@ class Adam(Optimizer):
         self.betas, self.eps = _checked_betas(betas), eps
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(groups, betas=self.betas, eps=self.eps)
+        return torch.optim.Adam(groups, betas=self.betas, eps=self.eps, fused=_fused(groups))
 
 
 class SGD(Optimizer):
@@ -156,6 +156,16 @@ class SGD(Optimizer):
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
+
+
+def _fused(groups: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether to ask for the fused step: on the CPU, where it is four times as fast and PyTorch does not choose it.
+
+    Elsewhere PyTorch's choice stands: with gradient scaling a fused step unscales too, after gradients were clipped.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    on_cpu = all(parameter.device.type == "cpu" and parameter.is_floating_point() for parameter in parameters)
+    return True if on_cpu else None
 
 
 def _checked_betas(betas: Sequence[float]) -> tuple[float, float]:
