@@ -1,7 +1,8 @@
 """What a step of `MultiTaskModel` through the Lightning loop costs over the same network in a bare PyTorch loop.
 
-All train the same three heads on the same batches with AdamW. The bare loop runs twice: as most people write it, and with
-`AdamW(fused=True)`, which Polytask asks for on the CPU. The loops take turns, an epoch each; ratios are of medians.
+All train the same three heads on the same batches with AdamW. The bare loop runs twice: as most people write it, and
+with `AdamW(fused=True)`, which Polytask asks for on the CPU. The loops take turns, an epoch each; the ratios are those
+of the medians.
 
     python benchmarks/training_step.py [--json FILE]
 """

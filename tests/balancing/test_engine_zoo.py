@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._functorch import config
 
 from polytask import balancing
-from polytask.balancing import Balancer, GramianBalancer, JacobianBalancer
+from polytask.balancing import Balancer, GramianBalancer, JacobianBalancer, batched
 
 from . import zoo_dense, zoo_disjoint, zoo_images, zoo_sequences, zoo_sharing  # noqa: F401 (they fill the zoo)
 from .zoo import ZOO, Case
@@ -200,6 +200,13 @@ def test_every_gradient_is_that_of_separate_passes_where_memory_is_short(expecte
 @where_all_is_linear
 def test_every_gradient_is_that_of_separate_passes_where_a_last_backward_pass_makes_them(expected):
     backward(OnGramian(update="backward"), expected.case)
+    assert_close_gradients(expected)
+
+
+@everything
+def test_every_gradient_is_that_of_separate_passes_where_passes_take_several_tasks(expected, monkeypatch):
+    monkeypatch.setattr(batched, "_WEIGHTS", 0)  # Else none of these networks is wide enough for it to pay.
+    backward(OnGramian(), expected.case)
     assert_close_gradients(expected)
 
 

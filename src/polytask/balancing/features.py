@@ -15,7 +15,6 @@ from polytask.balancing.gradients import (
     accumulate_others,
     clear_about_a_second_pass,
     products,
-    scaled,
     total,
     weighted_sum,
 )
@@ -160,12 +159,12 @@ def weighted_backward(
 
     Args:
         losses: K scalars.
-        weights: `[K]`, for what is shared.
+        weights: `[K]`, for what is shared, on the CPU.
         own_weights: `[K]`, for what is not, 0 only where the weight is 0 too; None: 1.
         crossings: Where the gradients flow into what is shared.
     """
     seeds = torch.ones_like(weights) if own_weights is None else own_weights
-    factors = torch.where(seeds == 0, 0.0, weights / seeds)
+    factors = torch.where(seeds == 0, 0.0, weights / seeds).tolist()
     roots = [seeds[index] for index in range(len(losses))]
     slots: dict[Node, tuple[int, list[int]]] = {}
     for crossing in crossings:
@@ -212,12 +211,12 @@ def separate_backward(planned: Plan, losses: Sequence[Tensor], weights: Tensor, 
             )
 
 
-def _scaling(factor: Tensor, slots: Sequence[int]) -> Callable[[Gradients, Gradients], Gradients]:
+def _scaling(factor: float, slots: Sequence[int]) -> Callable[[Gradients, Gradients], Gradients]:
     """A hook that multiplies some of the gradients that a node gives."""
 
     def hook(given: Gradients, _: Gradients) -> Gradients:
         return tuple(
-            scaled(gradient, factor) if gradient is not None and slot in slots else gradient
+            gradient * factor if gradient is not None and slot in slots else gradient
             for slot, gradient in enumerate(given)
         )
 

@@ -186,14 +186,24 @@ def row(plan: Plan, losses: Sequence[Tensor], index: int, listener: Listener, *,
     if losses[index].requires_grad and inputs:
         with clear_about_a_second_pass():
             found = torch.autograd.grad(losses[index], inputs, retain_graph=keep_graph, allow_unused=True)
-    outputs = listener.corrected(found[: len(edges)])
-    single, rest = outputs[: len(plan.ghosts)], iter(outputs[len(plan.ghosts) :])
-    return Row(
-        tuple(single),
-        tuple(_gathered(layers, [next(rest) for _ in layers]) for layers in plan.gathered),
-        tuple(found[len(edges) : len(edges) + len(plan.direct)]),
-        tuple((p, g) for p, g in zip(specific, found[len(edges) + len(plan.direct) :], strict=True) if g is not None),
+    return row_of(
+        plan,
+        listener.corrected(found[: len(edges)]),
+        found[len(edges) : len(edges) + len(plan.direct)],
+        [(p, g) for p, g in zip(specific, found[len(edges) + len(plan.direct) :], strict=True) if g is not None],
     )
+
+
+def row_of(
+    plan: Plan,
+    outputs: Sequence[Tensor | None],
+    direct: Sequence[Tensor | None],
+    others: Sequence[tuple[Tensor, Tensor]],
+) -> Row:
+    """What a backward pass found for one task: at the plan's edges, for its direct parameters, and for others."""
+    single, rest = outputs[: len(plan.ghosts)], iter(outputs[len(plan.ghosts) :])
+    gathered = tuple(_gathered(layers, [next(rest) for _ in layers]) for layers in plan.gathered)
+    return Row(tuple(single), gathered, tuple(direct), tuple(others))
 
 
 @torch.no_grad()
@@ -439,11 +449,6 @@ def checked(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return parameters
 
 
-def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """A gradient times a number, which half precision might not hold."""
-    return (wide(gradient) * factor.to(wide(gradient), non_blocking=True)).to(gradient.dtype)
-
-
 def total(parts: Sequence[tuple[Sequence[int], Tensor]], count: int) -> Tensor:
     """`[count, count]`, the sum of Gramians of some tasks each, on the device of the first."""
     if not parts:
@@ -518,11 +523,12 @@ def accumulate_others(others: Sequence[Sequence[tuple[Tensor, Tensor]]], weights
 
     Args:
         others: For each task, parameters and gradients.
-        weights: `[K]`; None: 1.
+        weights: `[K]`, on the CPU; None: 1.
     """
-    for index, pairs in enumerate(others):
+    factors = [None] * len(others) if weights is None else weights.tolist()
+    for factor, pairs in zip(factors, others, strict=True):
         for parameter, gradient in pairs:
-            weighted = gradient if weights is None else scaled(gradient, weights[index])
+            weighted = gradient if factor is None else gradient * factor
             accumulate((parameter,), (weighted,), copy=weights is None)
 
 

@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from polytask.balancing.balancer import Balancer, Losses, Step
+from polytask.balancing.batched import batched_gradients
 from polytask.balancing.disjoint import Samples, disjoint_gradients
 from polytask.balancing.features import features_of, last_parameters, separate_backward, weighted_backward
-from polytask.balancing.gradients import Plan, gramian_in_parts, plan, refuse_hooks_after_accumulation, task_gradients
+from polytask.balancing.gradients import (
+    Plan,
+    TaskGradients,
+    gramian_in_parts,
+    plan,
+    refuse_hooks_after_accumulation,
+    task_gradients,
+)
 from polytask.balancing.precision import without_autocast
 from polytask.balancing.weighting import Held, Normalize, Weighting
 from polytask.balancing.workspace import Workspace
@@ -196,7 +204,7 @@ class GramianBalancer(Balancer):
         if missing:
             raise UserError(f"probe= has no loss of task {listing(missing)}.")
         part = [self._seen(values[task]) for task in self.present]
-        return task_gradients(plan(part, shared), part, self._workspace, others=False, keep_graph=True).gramian()
+        return self._passed(plan(part, shared), part, others=False, keep_graph=True).gramian()
 
     def _on_last(self, planned: Plan, losses: list[Tensor]) -> Tensor:
         """The Gramian for the last shared layer."""
@@ -231,8 +239,13 @@ class GramianBalancer(Balancer):
         if found is None:
             if self._budget is not None and planned.bytes_per_task() * len(losses) > self._budget:
                 return gramian_in_parts(planned, losses, self._budget)
-            found = task_gradients(planned, losses, self._workspace, others=not by_backward, keep_graph=by_backward)
+            found = self._passed(planned, losses, others=not by_backward, keep_graph=by_backward)
         return found.gramian() if by_backward else found
+
+    def _passed(self, planned: Plan, losses: Sequence[Tensor], *, others: bool, keep_graph: bool) -> TaskGradients:
+        return batched_gradients(
+            planned, losses, self._workspace, others=others, keep_graph=keep_graph
+        ) or task_gradients(planned, losses, self._workspace, others=others, keep_graph=keep_graph)
 
     def _on_cpu(self, gramian: Tensor, values: list[Tensor], scaler: GradScaler | None) -> Tensor:
         """The Gramian in float64; the losses come along, so that the device is waited for once."""
