@@ -62,6 +62,13 @@ def test_weights_of_two_batches_apply_to_the_third():
     assert MoDo.batches == 3
 
 
+def test_without_a_matrix_the_steps_are_the_same():
+    whole, free = MoDo(gamma=0.05), MoDo(gamma=0.05, matrix_free=True)
+    for seed in range(3):
+        jacobians = [random_jacobian(seed + place) for place in range(3)]
+        torch.testing.assert_close(backward(free, jacobians, "abc"), backward(whole, jacobians, "abc"))
+
+
 def test_weights_stay_where_a_gradient_is_not_finite():
     balancer = MoDo(gamma=0.05)
     balancer.update_weights(random_jacobian(0) @ random_jacobian(1).T)

@@ -126,16 +126,22 @@ def test_one_task_alone_and_one_gradient_of_0():
     assert backward(SDMGrad(), [both] * 3, "ab").any()
 
 
-def test_the_online_gradient_is_that_of_the_objective():
-    jacobian = torch.randn(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    balancer = SDMGrad(0.3, preference=[1.0, 2, 3, 4])
-    wanted = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
-    inner = torch.full((4,), 0.25).double().requires_grad_()
-    (((inner + 0.3 * wanted) @ jacobian).square().sum() / 2).backward()
-    direction = balancer.online_direction(inner.detach())
-    torch.testing.assert_close(direction.sum(), torch.tensor(1.0).double())
-    product = jacobian @ (direction @ jacobian)
-    torch.testing.assert_close(balancer.online_gradient(inner.detach(), product), inner.grad)
+def test_without_a_matrix_and_noise_it_goes_to_the_shortest_combination_too():
+    jacobian = torch.tensor([[3.0, 0], [-0.5, 1]], dtype=torch.float64)
+    balancer = SDMGrad(lambda_=0.0, matrix_free=True)
+    for scale in (1e-4, 1e4):  # The scale does not matter.
+        for _ in range(400):
+            backward(balancer, [scale * jacobian] * 3, "ab")
+    found = weights_of(balancer, 2)
+    torch.testing.assert_close(found, MGDA().weights(jacobian @ jacobian.T), rtol=2e-2, atol=2e-2)
+
+
+def test_without_a_matrix_it_continues_from_a_saved_state():
+    one, other = SDMGrad(matrix_free=True), SDMGrad(matrix_free=True)
+    jacobians = [torch.randn(3, 6, generator=torch.Generator().manual_seed(seed)).double() for seed in range(3)]
+    backward(one, jacobians, "abc")
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(backward(one, jacobians, "abc"), backward(other, jacobians, "abc"))
 
 
 def test_it_needs_three_batches():
@@ -150,6 +156,7 @@ def test_it_needs_three_batches():
         ({"lambda_": -1.0}, r"lambda_ is -1.0, but must be a number of at least 0"),
         ({"lr": 0.0}, r"lr is 0.0, but must be a number above 0"),
         ({"momentum": 1.0}, r"momentum is 1.0, but must be from 0 to below 1"),
+        ({"matrix_free_lr": 0.0}, r"matrix_free_lr is 0.0, but must be a number above 0"),
         ({"steps": 0}, r"steps is 0, but must be at least 1"),
         ({"preference": {"a": 0.0}}, r"preference of task 'a' is 0"),
     ],

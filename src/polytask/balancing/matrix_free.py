@@ -127,6 +127,26 @@ class MatrixFreeBalancer(GramianBalancer):
         return product
 
 
+def products_with(
+    losses: Sequence[Tensor], parameters: Sequence[Tensor], directions: Sequence[Tensor | None]
+) -> Tensor:
+    """`[K]`, the scalar products of the tasks' gradients with one direction, by a pass and one more through it.
+
+    Args:
+        losses: K scalars.
+        parameters: What the gradients are taken for.
+        directions: For each parameter, its part of the direction; None is 0.
+    """
+    stacked = torch.stack(list(losses))
+    leaf = torch.ones_like(stacked).requires_grad_()
+    with clear_about_a_second_pass():
+        found = torch.autograd.grad((leaf * stacked).sum(), parameters, create_graph=True, allow_unused=True)
+        pairs = [(g, d) for g, d in zip(found, directions, strict=True) if g is not None and d is not None]
+        if not any(gradient.requires_grad for gradient, _ in pairs):
+            return torch.zeros_like(stacked)
+        return _differentiated([gradient for gradient, _ in pairs], leaf, [direction for _, direction in pairs])
+
+
 def _differentiated(update: Sequence[Tensor], leaf: Tensor, directions: Sequence[Tensor]) -> Tensor:
     """`[K]`, the derivative of `<update, directions>` for what the update is made with."""
     chosen = [index for index, gradient in enumerate(update) if gradient.requires_grad]

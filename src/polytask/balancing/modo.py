@@ -25,7 +25,8 @@ class MoDo(IndependentBatches):
 
     λ starts at 1/K; its sum stays 1, so that the update is about 1/K of a sum. γ has to fit the gradients' size: where
     `γ |g|²` is far above 1, each step of λ goes to a corner. Tasks that are not in a step keep their share of λ. Where
-    a gradient is not finite, λ stays.
+    a gradient is not finite, λ stays. The step needs `J_1 (J_2ᵀ λ)` alone: with `matrix_free` it is the same one, at a
+    cost that does not grow with the number of tasks.
 
     Args:
         gamma: Step size of the weights, at least 0.
@@ -55,14 +56,17 @@ class MoDo(IndependentBatches):
 
     def update_weights(self, cross: Tensor) -> None:
         """See `IndependentBatches.update_weights`."""
+        self.update_weights_by(cross.detach().cpu().double() @ self.learned.weights(self.tasks_of(cross)))
+
+    def update_weights_by(self, product: Tensor) -> None:
+        """See `IndependentBatches.update_weights_by`: the same step."""
         from polytask.balancing.solvers.simplex import onto_simplex
 
-        products = cross.detach().cpu().double()
-        if not products.isfinite().all():
+        if not product.isfinite().all():
             return
-        tasks = self.tasks_of(cross)
+        tasks = self.tasks_of(product)
         weights = self.learned.weights(tasks)
-        moved = weights - self.gamma * (products @ weights + self.rho * weights)
+        moved = weights - self.gamma * (product + self.rho * weights)
         self.learned.replace(tasks, torch.from_numpy(onto_simplex(moved.numpy())))
 
     def weights(self, gramian: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polytask.balancing.adam import TaskAdam
 from polytask.balancing.independent_batches import IndependentBatches
 from polytask.balancing.simplex_weights import SimplexWeights
 from polytask.balancing.task_values import TaskValues
@@ -37,6 +38,8 @@ class SDMGrad(IndependentBatches):
         momentum: Momentum of their steps, from 0 to below 1.
         steps: How many of them in a step of training.
         preference: The wanted mixture, above 0, of any sum, by task name or in order; None: all alike.
+        matrix_free_lr: With `matrix_free`, the learning rate of the weights, in logarithms: they take one step of Adam
+            at each step of training, as with other methods; `lr`, `momentum` and `steps` are not used.
 
     Raises:
         UserError: A parameter is out of range.
@@ -47,7 +50,6 @@ class SDMGrad(IndependentBatches):
         "NeurIPS 2023"
     )
     year = 2023
-    domain = "simplex"
 
     def __init__(
         self,
@@ -56,9 +58,13 @@ class SDMGrad(IndependentBatches):
         momentum: float = 0.5,
         steps: int = 20,
         preference: Mapping[str, float] | Sequence[float] | None = None,
+        *,
+        matrix_free_lr: float = 0.025,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if not 0 < matrix_free_lr < math.inf:
+            raise UserError(f"sdmgrad: matrix_free_lr is {matrix_free_lr}, but must be a number above 0.")
         if not 0 <= lambda_ < math.inf:
             raise UserError(f"sdmgrad: lambda_ is {lambda_}, but must be a number of at least 0.")
         if not 0 < lr < math.inf:
@@ -69,6 +75,7 @@ class SDMGrad(IndependentBatches):
             raise UserError(f"sdmgrad: steps is {steps}, but must be at least 1.")
         self.lambda_, self.lr, self.momentum, self.steps = lambda_, lr, momentum, steps
         self.learned = SimplexWeights()
+        self._logarithms = TaskAdam(0.0, matrix_free_lr) if self.matrix_free else None
         self._preference = (
             None if preference is None else TaskValues("sdmgrad", "preference", preference, minimum=0.0, above=True)
         )
@@ -80,6 +87,8 @@ class SDMGrad(IndependentBatches):
             UserError: A task has no preference, or a preference no task.
         """
         self.learned.add(tasks)
+        if self._logarithms is not None:
+            self._logarithms.add(tasks)
         if self._preference is not None:
             self._preference.prepare(tasks)
 
@@ -100,17 +109,20 @@ class SDMGrad(IndependentBatches):
             w = onto_simplex(w - self.lr * velocity)
         self.learned.replace(tasks, torch.from_numpy(w))
 
+    def update_weights_by(self, product: Tensor) -> None:
+        """See `IndependentBatches.update_weights_by`: down `|J (w + λ p)|² / 2`, whatever its scale."""
+        if self._logarithms is None or not product.isfinite().all():
+            return
+        tasks = self.tasks_of(product)
+        weights = self.learned.weights(tasks)
+        # In proportion to the derivative, which is all that Adam looks at.
+        self._logarithms.step(tasks, weights * (product - weights @ product))
+        self.learned.replace(tasks, self._logarithms.read("value", tasks, weights.device).double().softmax(0))
+
     def weights(self, gramian: Tensor) -> Tensor:
         """See `GramianBalancer.weights`: from the state alone."""
-        return self.online_direction(self.learned.weights(self.tasks_of(gramian))).to(gramian)
-
-    def online_direction(self, weights: Tensor) -> Tensor:
-        """`[K]`, what the gradients are multiplied by, given the weights on the simplex `[K]`."""
-        return (weights + self.lambda_ * self._wanted(weights)) / (1 + self.lambda_)
-
-    def online_gradient(self, weights: Tensor, product: Tensor) -> Tensor:
-        """`[K]`, the derivative of `|J (w + λ p)|² / 2`, given `G v` for `v = online_direction(weights)`."""
-        return product * (1 + self.lambda_)
+        weights = self.learned.weights(self.tasks_of(gramian))
+        return ((weights + self.lambda_ * self._wanted(weights)) / (1 + self.lambda_)).to(gramian)
 
     def _wanted(self, weights: Tensor) -> Tensor:
         if self._preference is None:
