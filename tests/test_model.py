@@ -91,7 +91,8 @@ def test_a_loss_reaches_the_shared_parameters_its_own_stages_and_its_head(share_
     found = Graph(list(losses.values()))
     assert set(found.shared()) == set(model.trunk.shared_parameters())
     for index, task in enumerate(losses):
-        expected = {*model.trunk.own[task].parameters(), *model.heads[task].parameters()}
+        own = [part.module for part in model.trunk.parts() if part.tasks == (task,)]
+        expected = {p for module in (*own, model.heads[task]) for p in module.parameters()}
         assert set(found.own(index)) == expected
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,8 +11,20 @@ from polytask.data.batch import Batch
 from polytask.encoders import Encoder
 from polytask.errors import UserError, listing
 from polytask.modules import NamedModules
-from polytask.sharing import Hard, Sharing
+from polytask.sharing import Hard, Sharing, TrunkOutput
 from polytask.tasks import Task
+
+
+class Objectives(NamedTuple):
+    """What a batch is trained on.
+
+    Attributes:
+        losses: The loss of each task that has a label in the batch.
+        penalties: What the sharing scheme adds to the objective, its strength included, by name; see `TrunkOutput`.
+    """
+
+    losses: dict[str, Tensor]
+    penalties: dict[str, Tensor]
 
 
 class MultiTaskModel(nn.Module):
@@ -59,17 +71,21 @@ class MultiTaskModel(nn.Module):
             `[B, outputs]` for each task, B being the number of the rows that were asked for.
         """
         wanted = self.task_names if tasks is None else tasks
-        features = self.trunk(inputs, wanted, rows or {})
-        return {task: self.heads[task](features[task].values) for task in wanted}
+        return self._outputs(self.trunk(inputs, wanted, rows or {}), wanted)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of each task that has a label in `batch`.
 
         A task's stages and head see the rows that are labelled for it and no others, so an unlabelled row changes no
-        gradient of theirs.
+        gradient of theirs. Some sharing schemes add more to the objective: see `objectives`.
         """
+        return self.objectives(batch).losses
+
+    def objectives(self, batch: Batch) -> Objectives:
+        """The losses, as `losses` gives them, and what the sharing scheme adds."""
         present = [task for task in self.task_names if batch.has(task)]
-        outputs = self(batch.inputs, present, batch.labelled)
+        shared = self.trunk(batch.inputs, present, batch.labelled)
+        outputs = self._outputs(shared, present)
         losses = {}
         for name in present:
             task, rows = self.tasks[name], batch.labelled[name]
@@ -77,4 +93,7 @@ class MultiTaskModel(nn.Module):
             if rows is not None:
                 target, mask = target[rows], mask[rows]
             losses[name] = task.loss(outputs[name], target, mask)
-        return losses
+        return Objectives(losses, shared.penalties)
+
+    def _outputs(self, shared: TrunkOutput, tasks: Sequence[str]) -> dict[str, Tensor]:
+        return {task: self.heads[task](shared.features[task].values) for task in tasks}

@@ -4,7 +4,7 @@ import torch
 from polytask import sharing
 from polytask.encoders.encoder import Features
 from polytask.errors import UserError
-from polytask.sharing.hard import select_rows
+from polytask.sharing.sharing import select_rows
 
 STAGE_SIZES = {"bottom": 4 * 6 + 6, "middle": 6 * 5 + 5, "top": 5 * 3 + 3}
 TASKS = ["age", "type", "values"]
@@ -16,7 +16,7 @@ def trunk_of(encoder, share_until, tasks=TASKS):
 
 def reached(trunk, task):
     """The parameters that a task's features depend on."""
-    features = trunk({"row": torch.ones(2, 4)}, TASKS, {})[task].values
+    features = trunk({"row": torch.ones(2, 4)}, TASKS, {}).features[task].values
     parameters = list(trunk.parameters())
     gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
     return {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
@@ -44,14 +44,14 @@ def test_stages_up_to_the_given_one_are_shared_and_the_others_are_not(encoder, s
 
 def test_the_copies_start_alike_and_go_apart(encoder):
     trunk = trunk_of(encoder, "bottom")
-    features = trunk({"row": torch.randn(2, 4)}, TASKS, {})
+    features = trunk({"row": torch.randn(2, 4)}, TASKS, {}).features
     torch.testing.assert_close(features["age"].values, features["type"].values)
     features["age"].values.sum().backward()
     with torch.no_grad():
         for parameter in trunk.parameters():
             if parameter.grad is not None:
                 parameter.sub_(parameter.grad)
-    features = trunk({"row": torch.randn(2, 4)}, TASKS, {})
+    features = trunk({"row": torch.randn(2, 4)}, TASKS, {}).features
     assert not torch.allclose(features["age"].values, features["type"].values)
     torch.testing.assert_close(features["values"].values, features["type"].values)
 
@@ -60,7 +60,7 @@ def test_the_whole_trunk_computes_what_the_encoder_does(encoder):
     inputs = torch.randn(5, 4)
     expected = encoder(inputs).values
     for share_until in (None, "middle", 0):
-        for features in trunk_of(encoder, share_until)({"row": inputs}, TASKS, {}).values():
+        for features in trunk_of(encoder, share_until)({"row": inputs}, TASKS, {}).features.values():
             torch.testing.assert_close(features.values, expected)
 
 
@@ -69,7 +69,7 @@ def test_a_task_gets_its_rows_alone(encoder, share_until):
     trunk = trunk_of(encoder, share_until)
     inputs = torch.randn(5, 4)
     rows = {"type": torch.tensor([3, 1]), "values": None}
-    features = trunk({"row": inputs}, TASKS, rows)
+    features = trunk({"row": inputs}, TASKS, rows).features
     torch.testing.assert_close(features["type"].values, features["age"].values[[3, 1]])
     assert len(features["values"].values) == len(features["age"].values) == 5
 
@@ -78,8 +78,8 @@ def test_nothing_is_computed_for_tasks_that_are_not_wanted(encoder):
     trunk = trunk_of(encoder, "bottom")
     calls = []
     for task in TASKS:
-        trunk.own[task]["middle"].register_forward_hook(lambda *_, task=task: calls.append(task))
-    assert list(trunk({"row": torch.ones(1, 4)}, ["type"], {})) == ["type"]
+        trunk.levels["middle"][task].register_forward_hook(lambda *_, task=task: calls.append(task))
+    assert list(trunk({"row": torch.ones(1, 4)}, ["type"], {}).features) == ["type"]
     assert calls == ["type"]
 
 
@@ -90,7 +90,7 @@ def test_a_task_alone_shares_nothing(encoder):
 def test_stages_are_listed_with_their_depth(encoder):
     trunk = trunk_of(encoder, "bottom")
     found = [(depth, total) for depth, total, _ in trunk.stages()]
-    assert found == [(0, 3)] + [(1, 3), (2, 3)] * 3
+    assert found == [(0, 3)] + [(1, 3)] * 3 + [(2, 3)] * 3
     listed = {p for _, _, stage in trunk.stages() for p in stage.parameters()}
     assert listed == set(trunk.parameters())
     assert [trunk.depth_of(stage) for stage in (None, "middle", -1, 0)] == [3, 2, 2, 0]

@@ -40,13 +40,13 @@ def batch(a, b):
 
 
 def step(network, balancer):
-    return BalancedStep(balancer, network.losses, {name: task.weight for name, task in network.tasks.items()})
+    return BalancedStep(balancer, network.objectives, {name: task.weight for name, task in network.tasks.items()})
 
 
 def test_task_weights_multiply_what_the_balancer_sees_and_not_what_is_shown():
     network, balancer = model(), Recording()
     rows = batch(range(10), range(10))
-    shown = step(network, balancer).backward(rows, network.trunk.shared_parameters(), None)
+    shown = step(network, balancer).backward(rows, network.trunk.shared_parameters(), None).losses
     expected = network.losses(rows)
     torch.testing.assert_close(shown, expected)
     torch.testing.assert_close(balancer.given["losses"], {"a": expected["a"], "b": 0.5 * expected["b"]})
@@ -98,6 +98,9 @@ class Cross(IndependentBatches):
     def update_weights(self, cross):
         self.tasks = len(cross)
 
+    def update_weights_by(self, product):
+        self.tasks = len(product)
+
     def weights(self, gramian):
         return torch.ones(len(gramian), dtype=gramian.dtype)
 
@@ -108,14 +111,14 @@ class Cross(IndependentBatches):
 )
 def test_a_batch_is_divided_where_a_method_takes_several(a, tasks):
     network, balancer = model(), Cross()
-    shown = step(network, balancer).backward(batch(a, range(10)), network.trunk.shared_parameters(), None)
+    shown = step(network, balancer).backward(batch(a, range(10)), network.trunk.shared_parameters(), None).losses
     assert list(shown) == tasks
     assert balancer.tasks == len(tasks)
 
 
 def test_a_batch_without_a_common_task_is_left_out():
     network = model()
-    assert step(network, Cross()).backward(batch([0], [1]), network.trunk.shared_parameters(), None) == {}
+    assert not step(network, Cross()).backward(batch([0], [1]), network.trunk.shared_parameters(), None).losses
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -132,9 +135,27 @@ def test_a_method_that_looks_back_gets_the_new_losses_without_a_graph():
 
     network, balancer = model(), Back()
     balanced, rows = step(network, balancer), batch(range(10), range(10))
-    before = balanced.backward(rows, network.trunk.shared_parameters(), None)
+    before = balanced.backward(rows, network.trunk.shared_parameters(), None).losses
     torch.optim.SGD(network.parameters(), lr=0.1).step()
     balanced.look_back(rows)
     assert balancer.seen["a"] < before["a"]
     assert not balancer.seen["a"].requires_grad
     step(network, Equal()).look_back(rows)
+
+
+@pytest.mark.parametrize("balancer", [Equal, Recording, Cross])
+@pytest.mark.parametrize("scale", [None, 8.0])
+def test_penalties_get_their_plain_gradient_however_tasks_are_weighed(balancer, scale):
+    networks = [model(), model()]
+    scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+    for network, strength in zip(networks, (0.0, 3.0), strict=True):
+
+        def compute(part, network=network, strength=strength):
+            found = network.objectives(part)
+            size = network.trunk.shared_parameters()[0].square().sum() * strength
+            return found._replace(penalties={"size": size + 0 * found.losses["a"].detach(), "none": torch.zeros(())})
+
+        balanced = BalancedStep(balancer(), compute, dict.fromkeys(network.task_names, 1.0))
+        balanced.backward(batch(range(10), range(10)), network.trunk.shared_parameters(), scaler)
+    without, penalised = (network.trunk.shared_parameters()[0] for network in networks)
+    torch.testing.assert_close(penalised.grad - without.grad, 6 * penalised.detach() * (scale or 1.0))

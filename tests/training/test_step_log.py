@@ -52,3 +52,12 @@ def test_a_new_epoch_forgets_the_means():
     add(log, a=1.0)
     assert log.epoch_means()["a/train/loss"] == 1.0
     assert log.batches == 2
+
+
+def test_penalties_have_means_over_batches_and_must_be_numbers():
+    log = StepLog(["a"], every=1)
+    for value in (1.0, 3.0):
+        log.add(("a",), torch.ones(1), None, [1], {"distance": torch.tensor(value)})
+    assert log.epoch_means() == {"a/train/loss": 1.0, "sharing/train/distance": 2.0}
+    with pytest.raises(NonFiniteLoss, match=r"penalty 'distance' of model\.sharing became nan at batch 3"):
+        log.add(("a",), torch.ones(1), None, [1], {"distance": torch.tensor(float("nan"))})

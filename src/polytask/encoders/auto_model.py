@@ -69,6 +69,7 @@ class AutoModel(Encoder):
             ) from error
         stages["pool"] = TokenPool(width, "first" if pooling == "cls" else pooling)
         super().__init__(stages)
+        self.pretrained = pretrained
         # transformers returns its models in evaluation mode, where dropout is off.
         self.train()
 

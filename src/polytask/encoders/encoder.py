@@ -75,6 +75,8 @@ class Encoder(nn.Module):
     """
 
     modality: ClassVar[Modality]
+    pretrained: bool = False
+    """Whether the weights are worth more than random ones, so that copies should start from them."""
 
     def __init__(self, stages: Mapping[str, Stage]) -> None:
         super().__init__()

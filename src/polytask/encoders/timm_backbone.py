@@ -64,6 +64,7 @@ class Timm(Encoder):
                 "Choose larger images, or another network."
             ) from error
         super().__init__(stages)
+        self.pretrained = bool(pretrained)
         self.train()
 
     def for_reload(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

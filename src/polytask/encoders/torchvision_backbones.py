@@ -73,6 +73,7 @@ class ResNet(Encoder):
             stages[f"layer{number}"] = Stage(getattr(model, f"layer{number}"), FeatureShape("map", width))
         stages["pool"] = average_pool(width)
         super().__init__(stages)
+        self.pretrained = bool(pretrained)
 
     def for_reload(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """See `Encoder.for_reload`: without the pretrained weights."""
@@ -139,6 +140,7 @@ class VGG(Encoder):
             layers = nn.Sequential()
         stages["pool"] = average_pool(width)
         super().__init__(stages)
+        self.pretrained = bool(pretrained)
 
     def for_reload(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """See `Encoder.for_reload`: without the pretrained weights."""

@@ -4,11 +4,59 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from polytask.encoders import Encoder, Features, FeatureShape
+from polytask.encoders.encoder import depth_of
+from polytask.errors import UserError, listing
+
+
+@dataclass(frozen=True)
+class TrunkOutput:
+    """What a trunk computes.
+
+    Attributes:
+        features: For each task that was asked for, the features that its head reads.
+        penalties: Scalars by name that a scheme adds to the objective beside the tasks' losses, their strength
+            included; while training only. Balancers do not weigh them.
+    """
+
+    features: dict[str, Features]
+    penalties: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some modules of a trunk that the same tasks use; each parameter of a trunk belongs to exactly one part.
+
+    Attributes:
+        name: What it is, for people: `layer1`, `gate`, `expert 2 of layer1`.
+        tasks: The tasks whose losses reach it.
+        module: Holds its parameters.
+        depth: Which stage of the encoder it is or belongs to, 0 nearest to the input; None where it is none.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    module: nn.Module
+    depth: int | None = None
+
+
+class LearnedTable(NamedTuple):
+    """Numbers that a scheme has learned about the tasks, small enough to be looked at.
+
+    Attributes:
+        values: `[R, C]`, detached.
+        rows: R names.
+        columns: C names.
+    """
+
+    values: Tensor
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
 class Trunk(nn.Module, ABC):
@@ -17,7 +65,7 @@ class Trunk(nn.Module, ABC):
     @abstractmethod
     def forward(
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
-    ) -> dict[str, Features]:
+    ) -> TrunkOutput:
         """Features for each of `tasks`.
 
         Args:
@@ -31,23 +79,43 @@ class Trunk(nn.Module, ABC):
         """The shape of the features that `task`'s head receives."""
 
     @abstractmethod
+    def parts(self) -> list[Part]:
+        """What the trunk consists of, from the input on."""
+
+    @property
+    @abstractmethod
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages' names, in order."""
+
+    def learned(self) -> dict[str, LearnedTable]:
+        """What the scheme has learned about the tasks (gates, mixing weights, relations), by name; none by default."""
+        return {}
+
+    def set_progress(self, progress: float) -> None:
+        """Say how much of the training is done, from 0 to 1, before each step, for schemes that change on the way."""
+
     def stages(self) -> Iterator[tuple[int, int, nn.Module]]:
         """The stages with where they are: `(depth, number of stages, module)`, depth 0 nearest to the input.
 
         Parameters that belong to no stage (gates, say) are not listed.
         """
+        total = len(self.stage_names)
+        for part in self.parts():
+            if part.depth is not None:
+                yield part.depth, total, part.module
 
-    @abstractmethod
     def depth_of(self, stage: str | int | None) -> int:
         """How many stages lie up to and including `stage` (a name, a number, or None for all).
 
         Raises:
             UserError: There is no such stage.
         """
+        return depth_of(stage, self.stage_names)
 
-    @abstractmethod
     def shared_parameters(self) -> list[nn.Parameter]:
         """The parameters that more than one task's loss can reach."""
+        shared = [part.module for part in self.parts() if len(part.tasks) > 1]
+        return list(dict.fromkeys(parameter for module in shared for parameter in module.parameters()))
 
 
 class Sharing(ABC):
@@ -60,3 +128,29 @@ class Sharing(ABC):
         Raises:
             UserError: The scheme cannot be applied to these encoders.
         """
+
+
+def only_encoder(encoders: Mapping[str, Encoder]) -> tuple[str, Encoder]:
+    """The one input's name and its encoder.
+
+    Raises:
+        UserError: There are several.
+    """
+    if len(encoders) != 1:
+        raise UserError(
+            f"A model has one input so far, but {len(encoders)} were given: {listing(encoders)}. "
+            "Put a table's columns together in one tabular input."
+        )
+    ((name, encoder),) = encoders.items()
+    return name, encoder
+
+
+def select_rows(value: Any, rows: Tensor | None) -> Any:
+    """Some rows of features or of a raw input (a tensor, or tensors by name)."""
+    if rows is None:
+        return value
+    if isinstance(value, Features):
+        return value.select(rows)
+    if isinstance(value, Mapping):
+        return {name: select_rows(part, rows) for name, part in value.items()}
+    return value[rows]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polytask.balancing import Balancer
 from polytask.data.batch import Batch
+from polytask.model import Objectives
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,16 @@ class BalancedStep:
 
     Attributes:
         balancer: Turns losses into gradients.
-        compute: The tasks' losses on a batch; none for tasks without a label in it.
+        compute: The tasks' losses on a batch, none for tasks without a label in it, and what else is added to the
+            objective.
         weights: What multiplies the losses before the balancer sees them, by task.
     """
 
     balancer: Balancer
-    compute: Callable[[Batch], dict[str, Tensor]]
+    compute: Callable[[Batch], Objectives]
     weights: Mapping[str, float]
 
-    def backward(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> dict[str, Tensor]:
+    def backward(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
         """Accumulate the gradients of a batch.
 
         Args:
@@ -37,42 +39,52 @@ class BalancedStep:
             scaler: The gradient scaler of training in float16, if there is one.
 
         Returns:
-            The losses by task, as `compute` gives them; empty where nothing was done, because no task has a label
-            wherever it needs one.
+            What `compute` gives; without losses where nothing was done, because no task has a label wherever it needs
+            one.
         """
         if self.balancer.batches > 1:
             return self._independent(batch, shared, scaler)
-        losses = self.compute(batch)
-        if losses:
+        found = self.compute(batch)
+        if found.losses:
             fraction = self.balancer.batch_fraction
-            probe = self._weighted(self.compute(batch.part(_share(batch, fraction)))) if fraction < 1 else None
-            samples = _samples(self.balancer, batch, losses)
-            self.balancer.backward(self._weighted(losses), shared, scaler=scaler, samples=samples, probe=probe)
-        return losses
+            probe = self._weighted(self.compute(batch.part(_share(batch, fraction))).losses) if fraction < 1 else None
+            samples = _samples(self.balancer, batch, found.losses)
+            _penalise(found, scaler)
+            self.balancer.backward(self._weighted(found.losses), shared, scaler=scaler, samples=samples, probe=probe)
+        return found
 
     def look_back(self, batch: Batch) -> None:
         """After the optimiser's step, tell a balancer that asks for it the new losses of the same batch."""
         if self.balancer.looks_back:
             with torch.no_grad():
-                losses = self.compute(batch)
+                losses = self.compute(batch).losses
             if losses:
                 self.balancer.after_step(self._weighted(losses))
 
-    def _independent(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> dict[str, Tensor]:
+    def _independent(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
         """The batch is divided into independent ones; tasks that are not in each of them are left out."""
         count = self.balancer.batches
         parts = [batch.part(torch.arange(start, len(batch), count)) for start in range(min(count, len(batch)))]
         found = [self.compute(part) for part in parts]
-        tasks = [task for task in found[0] if all(task in losses for losses in found)] if len(parts) == count else []
-        if not tasks:
-            return {}
-        chosen = [self._weighted({task: losses[task] for task in tasks}) for losses in found]
+        everywhere = [task for task in found[0].losses if all(task in each.losses for each in found)]
+        if len(parts) < count or not everywhere:
+            return Objectives({}, {})
+        _penalise(found[-1], scaler)
+        chosen = [self._weighted({task: each.losses[task] for task in everywhere}) for each in found]
         self.balancer.backward(chosen, shared, scaler=scaler)  # type: ignore[arg-type]
-        return {task: found[-1][task] for task in tasks}
+        return found[-1]._replace(losses={task: found[-1].losses[task] for task in everywhere})
 
     def _weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # A product with 1 would be one more node to pass through.
         return {task: loss if (w := self.weights[task]) == 1 else loss * w for task, loss in losses.items()}
+
+
+def _penalise(found: Objectives, scaler: Any) -> None:
+    """Accumulate the plain gradients of the penalties: balancers weigh tasks, and nothing else."""
+    active = [penalty for penalty in found.penalties.values() if penalty.requires_grad]
+    if active:
+        total = torch.stack(active).sum()
+        (total if scaler is None else scaler.scale(total)).backward(retain_graph=True)
 
 
 def _samples(balancer: Balancer, batch: Batch, losses: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

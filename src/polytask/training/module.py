@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import nn
 
 from polytask.balancing import Balancer, Score
 from polytask.data.batch import Batch
-from polytask.model import MultiTaskModel
+from polytask.model import MultiTaskModel, Objectives
 from polytask.optimization import LRSchedule, Optimizer
 from polytask.tasks import Task
 from polytask.tasks.metrics import direction
@@ -79,7 +79,7 @@ class MultiTaskModule(LightningModule):
         self.step_log = StepLog(model.task_names, log_every)
         self.sinks: list[EpochSink] = []
         weights = {name: task.weight for name, task in model.tasks.items()}
-        self._balanced = BalancedStep(balancer, model.losses, weights)
+        self._balanced = BalancedStep(balancer, model.objectives, weights)
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
         self._transfer = transfer
@@ -116,18 +116,20 @@ class MultiTaskModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One batch: backward always, a step of the optimiser each `accumulate` batches."""
-        losses = self._balanced.backward(batch, self._shared, self._scaler)
-        if losses:
-            self._note(losses, batch)
+        self.model.trunk.set_progress(min(1.0, self.steps / self._total_steps))
+        found = self._balanced.backward(batch, self._shared, self._scaler)
+        if found.losses:
+            self._note(found, batch)
         if (batch_index + 1) % self._accumulate == 0 or self.trainer.is_last_batch:
             self._step(batch_index % self._accumulate + 1)
             self._balanced.look_back(batch)
 
-    def _note(self, losses: dict[str, Tensor], batch: Batch) -> None:
-        step = self.balancer.last
+    def _note(self, found: Objectives, batch: Batch) -> None:
+        losses, step = found.losses, self.balancer.last
         weights = None if step is None else step.weight_values
         rows = [batch.count(name) for name in losses]
-        self.step_log.add(tuple(losses), torch.stack([loss.detach() for loss in losses.values()]), weights, rows)
+        values = torch.stack([loss.detach() for loss in losses.values()])
+        self.step_log.add(tuple(losses), values, weights, rows, found.penalties)
 
     @property
     def _scaler(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +13,16 @@ from polytask.errors import UserError
 
 
 class NonFiniteLoss(UserError):
-    """A task's loss is not a number any more."""
+    """A task's loss, or a penalty of the sharing scheme, is not a number any more."""
 
-    def __init__(self, task: str, step: int, value: float) -> None:
+    def __init__(self, task: str, step: int, value: float, *, penalty: bool = False) -> None:
+        what = f"penalty '{task}' of model.sharing" if penalty else f"loss of task '{task}'"
+        where = "" if penalty else f", and look for extreme values in the target and the inputs of '{task}'"
         super().__init__(
-            f"The loss of task '{task}' became {value} at batch {step + 1} of the run. The checkpoints of complete "
-            "epochs are kept. Try a lower training.optimizer.lr, a smaller training.gradient_clip, or "
-            f"training.precision=32, and look for extreme values in the target and the inputs of '{task}'."
+            f"The {what} became {value} at batch {step + 1} of the run. The checkpoints of complete epochs are kept. "
+            "Try a lower training.optimizer.lr, a smaller training.gradient_clip, or training.precision=32"
+            + where
+            + "."
         )
 
 
@@ -40,6 +43,7 @@ class StepLog:
         self._waiting: list[Tensor] = []
         self._present: list[tuple[str, ...]] = []
         self._rows_seen: list[tuple[int, ...]] = []
+        self._added: list[tuple[str, ...]] = []
         self.listener: Callable[[StepLog], None] | None = None
         self.batches = 0
         self.start_epoch()
@@ -47,8 +51,16 @@ class StepLog:
     def start_epoch(self) -> None:
         """Forget the means of the epoch before."""
         self._totals = {task: _Total() for task in self._tasks}
+        self._penalties: dict[str, _Total] = {}
 
-    def add(self, tasks: Sequence[str], losses: Tensor, weights: Tensor | None, rows: Sequence[int]) -> None:
+    def add(
+        self,
+        tasks: Sequence[str],
+        losses: Tensor,
+        weights: Tensor | None,
+        rows: Sequence[int],
+        penalties: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Keep the numbers of one batch.
 
         Args:
@@ -56,11 +68,14 @@ class StepLog:
             losses: Their losses before weighting, `[k]`, detached.
             weights: Their weights as the balancer gave them, `[k]`, detached; None where it has none.
             rows: How many rows of the batch are labelled for each.
+            penalties: What the sharing scheme adds to the objective, scalars by name.
         """
+        penalties = penalties or {}
+        self._added.append(tuple(penalties))
         self._present.append(tuple(tasks))
         self._rows_seen.append(tuple(rows))
         weights = losses.new_full(losses.shape, math.nan) if weights is None else weights.to(losses)
-        self._waiting.append(torch.cat([losses, weights]))
+        self._waiting.append(torch.cat([losses, weights, *(value.detach().view(1) for value in penalties.values())]))
         if len(self._waiting) >= self._every:
             self.flush()
 
@@ -74,23 +89,30 @@ class StepLog:
             return
         values = torch.cat(self._waiting).cpu().tolist()
         start = 0
-        for tasks, rows in zip(self._present, self._rows_seen, strict=True):
+        for tasks, rows, added in zip(self._present, self._rows_seen, self._added, strict=True):
             losses = values[start : start + len(tasks)]
             weights = values[start + len(tasks) : start + 2 * len(tasks)]
             start += 2 * len(tasks)
+            penalties = values[start : start + len(added)]
+            start += len(added)
             for task, loss, weight, count in zip(tasks, losses, weights, rows, strict=True):
                 if not math.isfinite(loss):
                     raise NonFiniteLoss(task, self.batches, loss)
                 self._totals[task].add(loss, weight, count)
+            for name, penalty in zip(added, penalties, strict=True):
+                if not math.isfinite(penalty):
+                    raise NonFiniteLoss(name, self.batches, penalty, penalty=True)
+                self._penalties.setdefault(name, _Total()).add(penalty, 0.0, 1)
             self.batches += 1
-        self._waiting, self._present, self._rows_seen = [], [], []
+        self._waiting, self._present, self._rows_seen, self._added = [], [], [], []
         if self.listener is not None:
             self.listener(self)
 
     def epoch_means(self) -> dict[str, float]:
         """`{"task/train/loss": mean over labelled rows, "task/train/weight": mean over batches}` since the epoch began.
 
-        Tasks without a label so far have no entry, and weights have none where the balancer has none.
+        Tasks without a label so far have no entry, and weights have none where the balancer has none. A penalty of the
+        sharing scheme is `sharing/train/NAME`, its mean over the batches.
         """
         means = {}
         for task, total in self._totals.items():
@@ -98,6 +120,7 @@ class StepLog:
                 means[f"{task}/train/loss"] = total.loss / total.rows
                 if math.isfinite(total.weight):
                     means[f"{task}/train/weight"] = total.weight / total.batches
+        means.update({f"sharing/train/{name}": total.loss / total.rows for name, total in self._penalties.items()})
         return means
 
 

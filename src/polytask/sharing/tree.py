@@ -1,0 +1,131 @@
+"""A tree of stages: at each depth the tasks fall into groups, and each group has a stage of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polytask.encoders import Encoder, Features, FeatureShape, Stage
+from polytask.modules import NamedModules
+from polytask.sharing.sharing import Part, Trunk, TrunkOutput, select_rows
+
+Partition = Sequence[Sequence[str]]
+"""Groups of tasks; each task is in one of them."""
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A group of tasks at one depth.
+
+    Attributes:
+        tasks: The tasks.
+        key: Names its stage among those of this depth: the first of the tasks.
+        children: The groups that it falls into at the next depth.
+    """
+
+    tasks: tuple[str, ...]
+    key: str
+    children: tuple[_Branch, ...]
+
+
+class TreeTrunk(Trunk):
+    """An encoder whose stages are shared by groups of tasks that get smaller from the input on.
+
+    Copies of a stage start from the same values.
+
+    Args:
+        name: The input.
+        encoder: Its stages are what the tasks share.
+        tasks: All tasks.
+        partitions: The groups at each depth; those at one depth lie within those at the depth before.
+    """
+
+    def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], partitions: Sequence[Partition]) -> None:
+        super().__init__()
+        self.input = name
+        self._count = len(tasks)
+        self._names = encoder.stage_names
+        self._shape = encoder.shape
+        self._roots = _branches(tuple(tasks), partitions)
+        levels: list[NamedModules[Stage]] = []
+        branches = list(self._roots)
+        for stage in encoder.stages.values():
+            levels.append(NamedModules({b.key: stage if b is branches[0] else copy.deepcopy(stage) for b in branches}))
+            branches = [child for branch in branches for child in branch.children]
+        self.levels = NamedModules(dict(zip(self._names, levels, strict=True)))
+
+    def forward(
+        self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
+    ) -> TrunkOutput:
+        """See `Trunk.forward`. Where nothing is shared, the raw input takes the place of shared features."""
+        wanted = {task: rows.get(task) for task in tasks}
+        found: dict[str, Features] = {}
+        # Branches with what comes from the stage before them, and which rows of the batch that is (None: all).
+        waiting: list[tuple[_Branch, int, Any, Tensor | None]] = [
+            (root, 0, inputs[self.input], None) for root in self._roots
+        ]
+        while waiting:
+            branch, depth, given, positions = waiting.pop()
+            needed = [wanted[task] for task in branch.tasks if task in wanted]
+            if not needed:
+                continue
+            # A stage of all tasks sees all rows, those without any label too.
+            if len(branch.tasks) < self._count or self._count == 1:
+                union = _union(needed)
+                given, positions = select_rows(given, _within(union, positions)), union
+            features = self.levels[self._names[depth]][branch.key](given)
+            waiting += [(child, depth + 1, features, positions) for child in branch.children]
+            if not branch.children:
+                for task in set(branch.tasks) & set(wanted):
+                    found[task] = select_rows(features, _within(wanted[task], positions))
+        return TrunkOutput({task: found[task] for task in tasks})
+
+    def shape(self, task: str) -> FeatureShape:
+        """See `Trunk.shape`."""
+        return self._shape
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """See `Trunk.stage_names`."""
+        return self._names
+
+    def parts(self) -> list[Part]:
+        """See `Trunk.parts`."""
+        found = []
+        branches = list(self._roots)
+        for depth, name in enumerate(self._names):
+            stages = self.levels[name]
+            found += [Part(name, branch.tasks, stages[branch.key], depth) for branch in branches]
+            branches = [child for branch in branches for child in branch.children]
+        return found
+
+
+def _branches(tasks: tuple[str, ...], partitions: Sequence[Partition]) -> tuple[_Branch, ...]:
+    """The groups of some tasks at the first of the depths, with what is below them; in the tasks' order."""
+    if not partitions:
+        return ()
+    group_of = {task: place for place, group in enumerate(partitions[0]) for task in group}
+    groups: dict[int, list[str]] = {}
+    for task in tasks:
+        groups.setdefault(group_of[task], []).append(task)
+    return tuple(_Branch(tuple(group), group[0], _branches(tuple(group), partitions[1:])) for group in groups.values())
+
+
+def _union(rows: Sequence[Tensor | None]) -> Tensor | None:
+    """The rows that are in any of some sets, sorted; None is all."""
+    known = [each for each in rows if each is not None]
+    if len(known) < len(rows):
+        return None
+    return known[0] if len(known) == 1 else torch.unique(torch.cat(known))
+
+
+def _within(rows: Tensor | None, positions: Tensor | None) -> Tensor | None:
+    """Where some rows are among those at hand, both sorted; None is all of these."""
+    if rows is None or rows is positions:
+        return None
+    return rows if positions is None else torch.searchsorted(positions, rows)
