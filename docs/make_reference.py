@@ -44,6 +44,7 @@ FAMILIES = {
     "balancing": ("a balancer", "balancing.md"),
     "model.encoders": ("an encoder for each input's name", "encoders.md"),
     "model.sharing": ("a sharing scheme", "sharing.md"),
+    "model.relations": ("a list of relations", "sharing.md#relations-between-tasks"),
     "training.optimizer": ("an optimiser", "optimization.md#optimisers"),
     "training.lr_schedule": ("a schedule", "optimization.md#learning-rate-schedules"),
 }

@@ -10,6 +10,7 @@ from polytask.balancing.graph import Graph
 from polytask.data.batch import Batch
 from polytask.encoders.encoder import Encoder, FeatureShape, Stage
 from polytask.sharing import Hard
+from polytask.sharing.relations import Cascade
 from polytask.tasks import Classification, MultiLabel, Regression
 
 
@@ -94,6 +95,27 @@ def test_a_loss_reaches_the_shared_parameters_its_own_stages_and_its_head(share_
         own = [part.module for part in model.trunk.parts() if part.tasks == (task,)]
         expected = {p for module in (*own, model.heads[task]) for p in module.parameters()}
         assert set(found.own(index)) == expected
+
+
+@pytest.mark.parametrize("share_until", [None, "bottom", 0])
+@pytest.mark.parametrize("detach", [None, True, False])
+def test_the_parts_are_all_there_is_with_the_tasks_whose_losses_reach_them(share_until, detach):
+    model = model_of(share_until)
+    if detach is not None:
+        relation = Cascade(task="values", reads="tags", detach=detach)
+        tasks = list(model.tasks.values())
+        model = MultiTaskModel({"row": Layers()}, tasks, Hard(share_until), [relation]).double()
+    found = Graph(list(model.losses(batch_of()).values()))
+    parts = model.parts()
+    listed = [parameter for part in parts for parameter in part.module.parameters()]
+    assert sorted(map(id, listed)) == sorted(map(id, model.parameters()))
+    assert set(found.shared()) == set(model.shared_parameters())
+    assert set(found.shared()) == {p for part in parts if len(part.tasks) > 1 for p in part.module.parameters()}
+    tasks_of = {part.name: part.tasks for part in parts}
+    assert tasks_of["head of values"] == ("values",)
+    assert tasks_of["head of tags"] == (("values", "tags") if detach is False else ("tags",))
+    if detach is not False:
+        assert model.shared_parameters() == model.trunk.shared_parameters()
 
 
 def test_losses_are_those_of_the_tasks():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,8 +12,15 @@ from polytask.data.batch import Batch
 from polytask.encoders import Encoder
 from polytask.errors import UserError, listing
 from polytask.modules import NamedModules
-from polytask.sharing import Hard, Sharing, TrunkOutput
+from polytask.sharing import Hard, LearnedTable, Part, Sharing
+from polytask.sharing.description import mermaid, model_tree
+from polytask.sharing.relations import Read, RelatedTasks, Relation
+from polytask.sharing.rows import within
+from polytask.sharing.sharing import select_rows
 from polytask.tasks import Task
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
 
 
 class Objectives(NamedTuple):
@@ -34,9 +42,19 @@ class MultiTaskModel(nn.Module):
         encoders: An encoder for each input, by the input's name.
         tasks: The tasks; their names differ.
         sharing: Which stages of the encoders the tasks have in common.
+        relations: Which tasks read other tasks' predictions or features.
+
+    Raises:
+        UserError: There is no task, two have the same name, or the sharing scheme or a relation cannot be applied.
     """
 
-    def __init__(self, encoders: Mapping[str, Encoder], tasks: Sequence[Task], sharing: Sharing | None = None) -> None:
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        tasks: Sequence[Task],
+        sharing: Sharing | None = None,
+        relations: Sequence[Relation] = (),
+    ) -> None:
         super().__init__()
         names = [task.name for task in tasks]
         if not names:
@@ -45,9 +63,12 @@ class MultiTaskModel(nn.Module):
             raise UserError(f"Two tasks have the same name: {listing(names)}.")
         self.trunk = (sharing or Hard()).build(encoders, names)
         self.tasks: NamedModules[Task] = NamedModules({task.name: task for task in tasks})
+        shapes = {name: self.trunk.shape(name) for name in names}
+        self.relations = RelatedTasks(relations, shapes, {task.name: task.outputs for task in tasks})
         self.heads: NamedModules[nn.Module] = NamedModules(
-            {task.name: task.make_head(self.trunk.shape(task.name).width) for task in tasks}
+            {task.name: task.make_head(self.relations.shape(task.name).width) for task in tasks}
         )
+        self.trunk.head_penalties(dict(self.heads.items()))
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -70,22 +91,21 @@ class MultiTaskModel(nn.Module):
         Returns:
             `[B, outputs]` for each task, B being the number of the rows that were asked for.
         """
-        wanted = self.task_names if tasks is None else tasks
-        return self._outputs(self.trunk(inputs, wanted, rows or {}), wanted)
+        return self._compute(inputs, self.task_names if tasks is None else tasks, rows or {})[0]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of each task that has a label in `batch`.
 
-        A task's stages and head see the rows that are labelled for it and no others, so an unlabelled row changes no
-        gradient of theirs. Some sharing schemes add more to the objective: see `objectives`.
+        A task's stages and head see the rows that are labelled for it, or for a task that reads it, and no others, so
+        an unlabelled row changes no gradient of theirs. Some sharing schemes add more to the objective: see
+        `objectives`.
         """
         return self.objectives(batch).losses
 
     def objectives(self, batch: Batch) -> Objectives:
         """The losses, as `losses` gives them, and what the sharing scheme adds."""
         present = [task for task in self.task_names if batch.has(task)]
-        shared = self.trunk(batch.inputs, present, batch.labelled)
-        outputs = self._outputs(shared, present)
+        outputs, penalties = self._compute(batch.inputs, present, batch.labelled)
         losses = {}
         for name in present:
             task, rows = self.tasks[name], batch.labelled[name]
@@ -93,7 +113,65 @@ class MultiTaskModel(nn.Module):
             if rows is not None:
                 target, mask = target[rows], mask[rows]
             losses[name] = task.loss(outputs[name], target, mask)
-        return Objectives(losses, shared.penalties)
+        if self.training:
+            penalties = {**penalties, **self.trunk.head_penalties(dict(self.heads.items()))}
+        return Objectives(losses, penalties)
 
-    def _outputs(self, shared: TrunkOutput, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return {task: self.heads[task](shared.features[task].values) for task in tasks}
+    def parts(self) -> list[Part]:
+        """All that the model consists of: the trunk, the relations, and last the heads, in the tasks' order.
+
+        The tasks of a part are those whose losses reach it, through relations too.
+        """
+        return [
+            *(replace(part, tasks=self.relations.reach(part.tasks)) for part in self.trunk.parts()),
+            *self.relations.parts(),
+            *(Part(f"head of {task}", self.relations.head_reach(task), head) for task, head in self.heads.items()),
+        ]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The parameters that more than one task's loss can reach: what a balancer balances."""
+        found = self.trunk.shared_parameters()
+        if self.relations:
+            several = [part.module for part in self.parts() if len(part.tasks) > 1]
+            found += [parameter for module in several for parameter in module.parameters()]
+        return list(dict.fromkeys(found))
+
+    def learned(self) -> dict[str, LearnedTable]:
+        """What the sharing scheme and the relations have learned about the tasks, by name."""
+        return {**self.trunk.learned(), **self.relations.learned()}
+
+    def describe(self) -> Tree:
+        """The model as a text tree, for `rich.print`: its parts, the tasks that use each, and how large it is."""
+        parts = self.parts()
+        ends = dict(zip(self.heads, parts[-len(self.heads) :], strict=True))
+        return model_tree(parts[: -len(ends)], self.trunk.stage_names, ends)
+
+    def mermaid(self) -> str:
+        """The same as a Mermaid flowchart, for documentation."""
+        parts = [*self.trunk.parts(), *self.relations.parts()]
+        return mermaid(parts, self.trunk.stage_names, dict(self.heads.items()))
+
+    def _compute(
+        self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The heads' outputs for `tasks`, and the penalties; what these tasks read is computed on the way."""
+        if not self.relations:
+            shared = self.trunk(inputs, tasks, rows)
+            return {task: self.heads[task](shared.features[task].values) for task in tasks}, shared.penalties
+        needed = self.relations.needed(tasks, rows)
+        shared = self.trunk(inputs, tuple(needed), needed)
+        read = self.relations.predictions_read_by(needed)
+        known: dict[str, Read] = {}
+        outputs = {}
+        for task in self.relations.order:
+            if task not in needed:
+                continue
+            features = self.relations(task, shared.features[task], known, needed)
+            prediction = None
+            if task in read or task in tasks:
+                output = self.heads[task](features.values)
+                prediction = self.tasks[task].prediction(output) if task in read else None
+                if task in tasks:
+                    outputs[task] = select_rows(output, within(rows.get(task), needed[task]))
+            known[task] = Read(features, prediction)
+        return {task: outputs[task] for task in tasks}, shared.penalties

@@ -131,3 +131,16 @@ def test_layers_with_few_rows_are_compared_without_forming_their_gradients():
     found = plan([features.sum(), features.square().sum()], None)
     assert [layer.parameters for layer in found.ghosts] == [(wide.weight, wide.bias)]
     assert set(found.direct) == {narrow.weight, narrow.bias}
+
+
+def test_layer_normalisation_of_one_vector():
+    norm = nn.LayerNorm(4).double()
+    features = norm(torch.randn(4, dtype=torch.float64))
+    losses = [features.square().sum(), features[0]]
+    rows = []
+    for loss in losses:
+        found = torch.autograd.grad(loss, list(norm.parameters()), retain_graph=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    jacobian = torch.stack(rows)
+    torch.testing.assert_close(balancing.gramian(losses, norm.parameters()), jacobian @ jacobian.T)
+    balancing.create("equal").backward(losses)

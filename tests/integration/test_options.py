@@ -39,6 +39,8 @@ def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
         ["model.sharing.share_until=0", "balancing=uncertainty"],
         ["model.encoders.row=ft_transformer", "model.encoders.row.dim=16", "model.encoders.row.depth=1"],
         ["model.encoders.row=tabular_resnet"],
+        ["model.relations=[{type: cascade, task: weight, reads: tall}]", "balancing=upgrad"],
+        ["model.relations=[{type: cross_task_attention, task: tall, reads: [weight]}]", "model.sharing.share_until=1"],
     ],
     ids=lambda overrides: overrides[0],
 )

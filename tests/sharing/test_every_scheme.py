@@ -14,14 +14,20 @@ from polytask.model import MultiTaskModel
 from polytask.tasks import Classification, Regression
 
 from ..encoders.cases import CASES, ROWS, prepared
-from .schemes import ENCODERS, REFUSED, SCHEMES, TASKS
+from .schemes import CHOOSING, ENCODERS, OF_EACH_KIND, REFUSED, SCHEMES, TASKS
 
 
 def case_of(encoder):
     return prepared(CASES[encoder])
 
 
-def trunk_of(scheme, encoder, tasks=TASKS):
+def table_encoder(scheme):
+    """An encoder for tables that goes with the scheme."""
+    return "tabular_resnet" if (scheme, "mlp") in REFUSED else "mlp"
+
+
+def trunk_of(scheme, encoder=None, tasks=TASKS):
+    encoder = encoder or table_encoder(scheme)
     name, parameters = SCHEMES[scheme]
     case = case_of(encoder)
     built = case.build()
@@ -31,9 +37,22 @@ def trunk_of(scheme, encoder, tasks=TASKS):
 
 pairs = pytest.mark.parametrize(
     ("scheme", "encoder"),
-    [(scheme, encoder) for scheme in SCHEMES for encoder in ENCODERS if (scheme, encoder) not in REFUSED],
+    [
+        (scheme, encoder)
+        for scheme in SCHEMES
+        for encoder in (ENCODERS if scheme in sharing.names() else OF_EACH_KIND)
+        if (scheme, encoder) not in REFUSED
+    ],
 )
 schemes = pytest.mark.parametrize("scheme", SCHEMES)
+
+
+def in_reach(trunk, scheme):
+    """The trunk in evaluation; in training where losses reach choices only while these are drawn."""
+    if SCHEMES[scheme][0] not in CHOOSING:
+        return trunk.eval()
+    trunk.set_progress(1.0)
+    return trunk.train()
 
 
 def features_of(trunk, inputs, tasks=TASKS, rows=None):
@@ -57,7 +76,6 @@ def test_each_parameter_belongs_to_one_part_and_is_reached_by_the_tasks_of_this_
     named = {parameter: name for name, parameter in trunk.named_parameters() if parameter.requires_grad}
     expected = {}
     for part in trunk.parts():
-        assert part.tasks, part.name
         assert set(part.tasks) <= set(TASKS)
         for parameter in part.module.parameters():
             if parameter.requires_grad:
@@ -65,13 +83,20 @@ def test_each_parameter_belongs_to_one_part_and_is_reached_by_the_tasks_of_this_
                 expected[parameter] = set(part.tasks)
     assert set(expected) == set(named), "parameters in no part"
     reached = {parameter: set() for parameter in named}
-    for task, values in features_of(trunk.eval(), inputs).items():
+    for task, values in features_of(in_reach(trunk, scheme), inputs).items():
         gradients = torch.autograd.grad(values.sum(), list(named), allow_unused=True, retain_graph=True)
         for parameter, gradient in zip(named, gradients, strict=True):
             if gradient is not None:
                 reached[parameter].add(task)
     wrong = {named[p]: (sorted(reached[p]), sorted(expected[p])) for p in named if reached[p] != expected[p]}
     assert not wrong
+    of_no_task = [parameter for parameter, tasks in expected.items() if not tasks]
+    if of_no_task:
+        # Rows of their own for each task: where all have the same, there is nothing to tell tasks apart by.
+        rows = {task: torch.arange(first, ROWS, len(TASKS)) for first, task in enumerate(TASKS)}
+        penalty = sum(trunk.train()(inputs, TASKS, rows).penalties.values())
+        gradients = torch.autograd.grad(penalty, of_no_task, allow_unused=True)
+        assert not [named[p] for p, gradient in zip(of_no_task, gradients, strict=True) if gradient is None]
     shared = {parameter for parameter, tasks in expected.items() if len(tasks) > 1}
     assert {parameter for parameter in trunk.shared_parameters() if parameter.requires_grad} == shared
 
@@ -105,8 +130,8 @@ def test_penalties_are_scalars_in_training_and_absent_in_evaluation(scheme, enco
 
 @schemes
 def test_stages_are_there_and_have_a_depth(scheme):
-    trunk, _ = trunk_of(scheme, "mlp")
-    names = CASES["mlp"].build().stage_names
+    trunk, _ = trunk_of(scheme)
+    names = CASES[table_encoder(scheme)].build().stage_names
     assert trunk.stage_names == names
     depths = {depth for depth, total, _ in trunk.stages()}
     assert depths == set(range(len(names)))
@@ -117,7 +142,7 @@ def test_stages_are_there_and_have_a_depth(scheme):
 @schemes
 def test_one_task_alone_shares_nothing(scheme):
     try:
-        trunk, inputs = trunk_of(scheme, "mlp", TASKS[:1])
+        trunk, inputs = trunk_of(scheme, tasks=TASKS[:1])
     except UserError as error:
         assert scheme.partition("-")[0] in str(error)
         return
@@ -127,12 +152,12 @@ def test_one_task_alone_shares_nothing(scheme):
 
 @schemes
 def test_state_and_copies_are_complete(scheme):
-    trunk, inputs = trunk_of(scheme, "mlp")
+    trunk, inputs = trunk_of(scheme)
     with torch.no_grad():
         for tensor in (*trunk.parameters(), *trunk.buffers()):
             if tensor.is_floating_point():
                 tensor.add_(0.1 * torch.rand_like(tensor))
-    again, _ = trunk_of(scheme, "mlp")
+    again, _ = trunk_of(scheme)
     again.load_state_dict(trunk.state_dict())
     expected = features_of(trunk.eval(), inputs)
     torch.testing.assert_close(features_of(again.eval(), inputs), expected)
@@ -141,7 +166,7 @@ def test_state_and_copies_are_complete(scheme):
 
 @schemes
 def test_what_is_learned_has_names(scheme):
-    trunk, inputs = trunk_of(scheme, "mlp")
+    trunk, inputs = trunk_of(scheme)
     trunk.train()(inputs, TASKS, {})
     for name, table in trunk.learned().items():
         assert name
@@ -150,10 +175,10 @@ def test_what_is_learned_has_names(scheme):
         assert table.values.isfinite().all()
 
 
-def model_of(scheme, encoder="mlp"):
+def model_of(scheme):
     name, parameters = SCHEMES[scheme]
     tasks = [Regression(TASKS[0]), Classification(TASKS[1], classes=3), Regression(TASKS[2])]
-    built = case_of(encoder).build()
+    built = case_of(table_encoder(scheme)).build()
     torch.manual_seed(1)
     return MultiTaskModel({"input": built}, tasks, sharing.create(name, **parameters))
 
@@ -172,11 +197,13 @@ def test_what_is_shared_is_what_several_losses_reach(scheme):
 def test_gradient_methods_work(scheme, method):
     model, inputs = model_of(scheme).double(), CASES["mlp"].inputs()
     model.eval()
+    in_reach(model.trunk, scheme)
     outputs = model({"input": {**inputs, "numeric": inputs["numeric"].double()}})
     losses = {task: values.square().mean() for task, values in outputs.items()}
     balancing.create(method).backward(losses, model.trunk.shared_parameters())
+    of_no_task = {p for part in model.trunk.parts() if not part.tasks for p in part.module.parameters()}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter not in of_no_task:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
 

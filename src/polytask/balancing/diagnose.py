@@ -65,8 +65,8 @@ def diagnose(
         batch: What the model takes. With `part(rows)` and `len`, it can be divided for `batch_fraction`; with
             `labelled`, the rows that are labelled for each task (None: all), it can be measured with `samples`.
         method: A Gramian method's name; or its class, or what makes it from options, for a method with parameters.
-        shared: The parameters that the method applies to; None: those that the model's `trunk` calls shared, or
-            without one those that more than one loss reaches.
+        shared: The parameters that the method applies to; None: those that the model, or else its `trunk`, calls
+            shared, or without one those that more than one loss reaches.
         repeats: How often each mode takes its turn, of one step or, where steps are short, of several; the times are
             medians over the turns.
 
@@ -82,7 +82,8 @@ def diagnose(
         compute = _losses_of(model)
         state.watch(owner, partial(compute, batch))
         first = compute(batch)
-        named = getattr(getattr(owner, "trunk", None), "shared_parameters", None)
+        names_them = owner if hasattr(owner, "shared_parameters") else getattr(owner, "trunk", None)
+        named = getattr(names_them, "shared_parameters", None)
         if shared is None and named is not None:
             shared = [parameter for parameter in named() if parameter.requires_grad]
         chosen = None if shared is None else list(shared)

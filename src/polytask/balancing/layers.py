@@ -320,8 +320,8 @@ class Scale(Layer):
 
     def _gradients(self, output: Tensor, normalized: Tensor) -> tuple[Tensor, ...]:
         shape = self.parameters[0].shape
-        weight = (output * normalized).flatten(0, -len(shape) - 1).sum(0)
-        return (weight,) if len(self.parameters) == 1 else (weight, output.flatten(0, -len(shape) - 1).sum(0))
+        weight = (output * normalized).reshape(-1, *shape).sum(0)
+        return (weight,) if len(self.parameters) == 1 else (weight, output.reshape(-1, *shape).sum(0))
 
     def gramian(self, outputs: Tensor, workspace: Workspace) -> Tensor:
         """See `Layer.gramian`."""

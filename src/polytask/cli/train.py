@@ -57,7 +57,9 @@ def train(
         assert config is not None
         loaded = load_config(config, overrides or [])
         if dry_run:
-            display.job(make_job(loaded))
+            job = make_job(loaded)
+            display.job(job)
+            display.structure(job)
             shown.print("Dry run: all is well, nothing was trained or written.")
             return
         root = output or Path("runs") / loaded.run_name()

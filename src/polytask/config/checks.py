@@ -28,6 +28,7 @@ def problems_in(config: Config) -> list[Problem]:
         *_split(config.data.split, given=config.data.valid is not None and config.data.test is not None),
         *_targets(config),
         *_encoders(config.model, config.inputs),
+        *_relations(config.model, config.tasks),
         *_criteria(config),
     ]
 
@@ -124,6 +125,14 @@ def _encoders(model: ModelConfig, inputs: Mapping[str, ComponentSpec]) -> Iterat
             f"a model has one input so far, but here are {len(inputs)}: {listing(inputs)}. "
             "Put a table's columns together in one tabular input.",
         )
+
+
+def _relations(model: ModelConfig, tasks: Mapping[str, ComponentSpec]) -> Iterator[Problem]:
+    from polytask.sharing.relations import problems_of
+
+    for number, parameter, message in problems_of([spec.create() for spec in model.relations], list(tasks)):
+        path: KeyPath = ("model", "relations", number)
+        yield Problem(path if parameter is None else (*path, parameter), message)
 
 
 def _criteria(config: Config) -> Iterator[Problem]:

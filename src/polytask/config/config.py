@@ -94,6 +94,7 @@ class Config(Section):
             if given.get("columns") == "*":
                 given["exclude"] = sorted({*given.get("exclude", ()), *others})
         alone["tasks"] = {task: alone["tasks"][task]}
+        alone["model"]["relations"] = []
         alone["balancing"] = DEFAULTS["balancing",]
         training = alone["training"]
         if not _concerns(training["selection"], task):

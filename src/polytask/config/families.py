@@ -15,6 +15,7 @@ class Kind(StrEnum):
     TASK = "task"
     ENCODER = "encoder"
     SHARING = "sharing"
+    RELATION = "relation"
     BALANCER = "balancer"
     OPTIMIZER = "optimizer"
     LR_SCHEDULE = "lr_schedule"
@@ -30,12 +31,14 @@ def family_of(kind: Kind) -> Family[Any]:
     from polytask import balancing, encoders, sharing, tasks
     from polytask.data import inputs
     from polytask.optimization import lr_schedules, optimizers
+    from polytask.sharing import relations
 
     families: dict[Kind, Family[Any]] = {
         Kind.INPUT: inputs.family,
         Kind.TASK: tasks.family,
         Kind.ENCODER: encoders.family,
         Kind.SHARING: sharing.family,
+        Kind.RELATION: relations.family,
         Kind.BALANCER: balancing.family,
         Kind.OPTIMIZER: optimizers.family,
         Kind.LR_SCHEDULE: lr_schedules.family,

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from polytask.config.component import ComponentSpec, OfKind, make_component
 from polytask.config.derive import STRICT, Number
@@ -17,6 +28,7 @@ InputSpec = Annotated[ComponentSpec, OfKind(Kind.INPUT)]
 TaskSpec = Annotated[ComponentSpec, OfKind(Kind.TASK)]
 EncoderSpec = Annotated[ComponentSpec, OfKind(Kind.ENCODER)]
 SharingSpec = Annotated[ComponentSpec, OfKind(Kind.SHARING)]
+RelationSpec = Annotated[ComponentSpec, OfKind(Kind.RELATION)]
 BalancerSpec = Annotated[ComponentSpec, OfKind(Kind.BALANCER)]
 OptimizerSpec = Annotated[ComponentSpec, OfKind(Kind.OPTIMIZER)]
 LRScheduleSpec = Annotated[ComponentSpec, OfKind(Kind.LR_SCHEDULE)]
@@ -92,6 +104,24 @@ class DataConfig(Section):
         return {name: getattr(self, name) for name in names}
 
 
+class InitFromConfig(Section):
+    """Finished runs that a training starts from: train tasks separately, splice the networks, then train together."""
+
+    runs: dict[str, str] = Field(min_length=1)
+    """For a task, the folder of a run in which it was trained, alone or over stages shared with others, on the same
+    inputs and with the same encoder. Relative paths start at the working directory."""
+    how: Literal["average", "stack"] = "average"
+    """`average`: each stage starts from the mean of the runs' weights of the tasks that share it, as do statistics of
+    batch normalisation; runs that started from the same weights (the same seed, or the same pretrained ones) average
+    well, others do not. `stack`: the runs' encoders stand side by side, with a gate for each task: the sharing scheme
+    `stacked_experts`, which stands where no other is given. Heads start from the runs' where they fit."""
+
+    @field_validator("runs")
+    @classmethod
+    def _absolute(cls, runs: dict[str, str]) -> dict[str, str]:
+        return {task: os.path.abspath(Path(run).expanduser()) for task, run in runs.items()}  # noqa: PTH100
+
+
 class ModelConfig(Section):
     """The network between the inputs and the heads."""
 
@@ -99,6 +129,18 @@ class ModelConfig(Section):
     """An encoder for each input, by the input's name; default: one that suits the input."""
     sharing: SharingSpec = Field(default_factory=lambda: make_component(Kind.SHARING, DEFAULTS["model", "sharing"]))
     """Which parameters the tasks have in common."""
+    relations: list[RelationSpec] = Field(default_factory=list)
+    """Which tasks read other tasks' predictions or features."""
+    init_from: InitFromConfig | None = None
+    """Finished runs whose weights a new training starts from; null: new weights."""
+
+    @model_validator(mode="after")
+    def _stacked(self) -> ModelConfig:
+        """Side by side is a sharing scheme of its own."""
+        if self.init_from is not None and self.init_from.how == "stack" and "sharing" not in self.model_fields_set:
+            scheme = {"type": "stacked_experts", "experts": list(self.init_from.runs)}
+            self.sharing = make_component(Kind.SHARING, scheme)
+        return self
 
 
 class EarlyStoppingConfig(Section):

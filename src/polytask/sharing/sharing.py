@@ -34,15 +34,17 @@ class Part:
 
     Attributes:
         name: What it is, for people: `layer1`, `gate`, `expert 2 of layer1`.
-        tasks: The tasks whose losses reach it.
+        tasks: The tasks whose losses reach it; none where only penalties do (a discriminator).
         module: Holds its parameters.
         depth: Which stage of the encoder it is or belongs to, 0 nearest to the input; None where it is none.
+        lane: Where several encoders lie side by side, whose it is: what one lane computes is read by no other.
     """
 
     name: str
     tasks: tuple[str, ...]
     module: nn.Module
     depth: int | None = None
+    lane: str = ""
 
 
 class LearnedTable(NamedTuple):
@@ -86,6 +88,20 @@ class Trunk(nn.Module, ABC):
     @abstractmethod
     def stage_names(self) -> tuple[str, ...]:
         """The stages' names, in order."""
+
+    def head_penalties(self, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Penalties on the tasks' heads, as those of a `TrunkOutput`; none by default.
+
+        Asked for at each step of training, and once when a model has made its heads: a scheme that cannot work with
+        them says so then.
+
+        Args:
+            heads: The tasks' heads, by task.
+
+        Raises:
+            UserError: The scheme cannot be applied to these heads.
+        """
+        return {}
 
     def learned(self) -> dict[str, LearnedTable]:
         """What the scheme has learned about the tasks (gates, mixing weights, relations), by name; none by default."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from polytask.encoders import Encoder, Features, FeatureShape, Stage
 from polytask.modules import NamedModules
+from polytask.sharing.rows import union_of, within
 from polytask.sharing.sharing import Part, Trunk, TrunkOutput, select_rows
 
 Partition = Sequence[Sequence[str]]
@@ -76,13 +76,16 @@ class TreeTrunk(Trunk):
                 continue
             # A stage of all tasks sees all rows, those without any label too.
             if len(branch.tasks) < self._count or self._count == 1:
-                union = _union(needed)
-                given, positions = select_rows(given, _within(union, positions)), union
+                union = union_of(needed)
+                given, positions = select_rows(given, within(union, positions)), union
             features = self.levels[self._names[depth]][branch.key](given)
             waiting += [(child, depth + 1, features, positions) for child in branch.children]
             if not branch.children:
-                for task in set(branch.tasks) & set(wanted):
-                    found[task] = select_rows(features, _within(wanted[task], positions))
+                found.update(
+                    (task, select_rows(features, within(wanted[task], positions)))
+                    for task in branch.tasks
+                    if task in wanted
+                )
         return TrunkOutput({task: found[task] for task in tasks})
 
     def shape(self, task: str) -> FeatureShape:
@@ -114,18 +117,3 @@ def _branches(tasks: tuple[str, ...], partitions: Sequence[Partition]) -> tuple[
     for task in tasks:
         groups.setdefault(group_of[task], []).append(task)
     return tuple(_Branch(tuple(group), group[0], _branches(tuple(group), partitions[1:])) for group in groups.values())
-
-
-def _union(rows: Sequence[Tensor | None]) -> Tensor | None:
-    """The rows that are in any of some sets, sorted; None is all."""
-    known = [each for each in rows if each is not None]
-    if len(known) < len(rows):
-        return None
-    return known[0] if len(known) == 1 else torch.unique(torch.cat(known))
-
-
-def _within(rows: Tensor | None, positions: Tensor | None) -> Tensor | None:
-    """Where some rows are among those at hand, both sorted; None is all of these."""
-    if rows is None or rows is positions:
-        return None
-    return rows if positions is None else torch.searchsorted(positions, rows)

@@ -148,6 +148,10 @@ class Classification(Task):
         # A batch may consist of classes of weight 0 alone: its mean is 0, not 0/0.
         return summed / total.where(total > 0, 1)
 
+    def prediction(self, output: Tensor) -> Tensor:
+        """Probabilities of the classes; see `Task.prediction`."""
+        return in_full_precision(output).softmax(dim=1)
+
     def metrics(self) -> MetricCollection:
         """See `Task.metrics`."""
         from polytask.tasks.scores import class_metrics

@@ -132,6 +132,10 @@ class MultiLabel(Task):
         )
         return entries.masked_fill(~mask, 0.0).sum() / mask.sum()
 
+    def prediction(self, output: Tensor) -> Tensor:
+        """The probability of each label; see `Task.prediction`."""
+        return in_full_precision(output).sigmoid()
+
     def metrics(self) -> MetricCollection:
         """See `Task.metrics`."""
         from polytask.tasks.scores import class_metrics

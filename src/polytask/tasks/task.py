@@ -94,6 +94,16 @@ class Task(nn.Module, ABC):
             mask: Where `target` has a label; at least one entry is true.
         """
 
+    def prediction(self, output: Tensor) -> Tensor:
+        """What the task predicts, for other tasks to read: `[B, outputs]`, differentiable.
+
+        Standardised numbers as they are, unless a kind of task overrides it: probabilities of classes or labels.
+
+        Args:
+            output: `[B, outputs]`, from the head.
+        """
+        return in_full_precision(output)
+
     @abstractmethod
     def metrics(self) -> MetricCollection:
         """New metrics, to be fed by `update_metrics`, in the user's units."""

@@ -18,6 +18,7 @@ from polytask.data.loader import Loader
 from polytask.data.summary import TargetRecord
 from polytask.data.table import Table
 from polytask.tasks import Task
+from polytask.training.costs import Cost, Costs
 from polytask.training.job import Job
 from polytask.training.module import MultiTaskModule
 from polytask.training.selection import MEAN_GAIN, gain
@@ -53,6 +54,11 @@ class Display:
         names = job.model.task_names
         shared = f", {sizes['shared']:,} of them shared by the {len(names)} tasks" if len(names) > 1 else ", one task"
         self.console.print(f"Model: {sizes['all']:,} parameters{shared}", highlight=False)
+
+    def structure(self, job: Job) -> None:
+        """The network's parts with who shares them, and what it costs beside a network for each task."""
+        self.console.print(job.model.describe())
+        self.console.print(cost_table(job.count_costs()))
 
     def callback(self, loader: Loader) -> Callback:
         """What tells this display how far the training is."""
@@ -114,6 +120,26 @@ def target_table(records: Sequence[TargetRecord]) -> RichTable:
         numbers = (f"{record.rows:,}", f"{record.labelled:,}", f"{record.missing:,}")
         shown.add_row(name, record.part, *numbers, record.statistics)
         previous = record.task
+    return shown
+
+
+def cost_table(costs: Costs) -> RichTable:
+    """Parameters and multiply-adds of each task, of all tasks together, and of separate networks."""
+    shown = RichTable(title="Cost of a prediction", title_justify="left", header_style="bold")
+    shown.add_column("")
+    for column in ("parameters", "shared", "own", "multiply-adds"):
+        shown.add_column(column, justify="right")
+
+    def row(name: str, cost: Cost) -> None:
+        shown.add_row(name, *(f"{n:,}" for n in (cost.parameters, cost.shared, cost.own, cost.multiply_adds)))
+
+    for task, cost in costs.tasks.items():
+        row(task, cost)
+    shown.add_section()
+    row("all tasks in one pass", costs.together)
+    row(f"{len(costs.tasks)} separate networks", costs.separate)
+    shown.caption = f"Beside separate networks: {costs.saving}."
+    shown.caption_justify = "left"
     return shown
 
 

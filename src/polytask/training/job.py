@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -16,6 +18,8 @@ from polytask.data.splits import Split
 from polytask.data.summary import TargetRecord, describe
 from polytask.errors import UserError, at_key
 from polytask.model import MultiTaskModel
+from polytask.training.costs import Costs, count_costs
+from polytask.training.init_from import Start
 from polytask.training.module import MultiTaskModule
 from polytask.training.saved_model import ModelDescription
 from polytask.training.selection import Best
@@ -54,13 +58,23 @@ class Job:
         parts = {name: (part.table, part.rows) for name, part in self.sources.parts.items()}
         return describe(parts, self.preparation)
 
+    def count_costs(self) -> Costs:
+        """What a prediction for one row costs, beside a network for each task with the same encoder."""
+        alone = replace(self.description, sharing={"type": "hard", "parameters": {}}, relations=[])
+        single, _ = alone.build(self.preparation.shapes)
+        return count_costs(self.model, single, _inputs_of_one_row(self.train))
+
     def count_parameters(self) -> dict[str, int]:
         """How many parameters there are, and how many of them more than one task's loss reaches."""
-        shared = self.model.trunk.shared_parameters()
+        shared = self.model.shared_parameters()
         return {
             "all": sum(parameter.numel() for parameter in self.model.parameters()),
             "shared": sum(parameter.numel() for parameter in shared),
         }
+
+
+def _inputs_of_one_row(loader: Loader) -> Mapping[str, Any]:
+    return next(iter(loader)).part(torch.tensor([0])).inputs
 
 
 def make_job(config: Config, split: Split | None = None, description: ModelDescription | None = None) -> Job:
@@ -78,6 +92,7 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
     _check_device(settings)
     sources = open_sources(config.data, split)
     part = sources.parts["train"]
+    start = None
     if description is None:
         preparation = Preparation.fit(
             part.table,
@@ -87,11 +102,15 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
             reserved=_split_columns(config),
         )
         description = ModelDescription.of(config, preparation)
+        if config.model.init_from is not None:
+            start = Start.read(config.model.init_from, description, preparation)
     else:
         preparation = description.restore_preparation()
     torch.manual_seed(settings.seed)
     with at_key("model"):
         model, description = description.build(preparation.shapes)
+    if start is not None:
+        start.apply(model, description)
     loaders = {
         name: preparation.loader(
             part.table,

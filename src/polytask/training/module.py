@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,6 +14,7 @@ from polytask.balancing import Balancer, Score
 from polytask.data.batch import Batch
 from polytask.model import MultiTaskModel, Objectives
 from polytask.optimization import LRSchedule, Optimizer
+from polytask.sharing import LearnedTable
 from polytask.tasks import Task
 from polytask.tasks.metrics import direction
 from polytask.training.balanced_step import BalancedStep
@@ -28,6 +29,16 @@ class EpochSink(Protocol):
 
     def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
         """Take in the record of one epoch; `improved` says whether it is the best so far."""
+
+
+class LearnedNumber(NamedTuple):
+    """One number that the sharing scheme had learned by the end of an epoch; see `LearnedTable`."""
+
+    epoch: int
+    table: str
+    row: str
+    column: str
+    value: float
 
 
 class MultiTaskModule(LightningModule):
@@ -74,6 +85,7 @@ class MultiTaskModule(LightningModule):
         self.best = best
         self.stopping = stopping
         self.history: list[dict[str, float]] = []
+        self.learned: list[LearnedNumber] = []
         self.baseline: dict[str, dict[str, float]] = {}
         self.steps = 0
         self.step_log = StepLog(model.task_names, log_every)
@@ -111,7 +123,7 @@ class MultiTaskModule(LightningModule):
         """Fix the random numbers of this epoch, and what learns in it."""
         torch.manual_seed(self._seed * 1_000_003 + self.current_epoch)
         self._transfer.apply(self.model, self.current_epoch)
-        self._shared = [parameter for parameter in self.model.trunk.shared_parameters() if parameter.requires_grad]
+        self._shared = [parameter for parameter in self.model.shared_parameters() if parameter.requires_grad]
         self.step_log.start_epoch()
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
@@ -194,6 +206,7 @@ class MultiTaskModule(LightningModule):
             self.best.epoch, improved = epoch, True
         self.schedule.epoch_end(value, higher_is_better=self.best.higher_is_better)
         self.history.append(record)
+        self.learned += _numbers(epoch + 1, self.model.learned())
         if self.stopping is not None and self._scores:
             self.stopping.update(criterion_value(self.stopping.criterion, tasks, self._scores, self.baseline), epoch)
             if self.stopping.exhausted:
@@ -225,6 +238,7 @@ class MultiTaskModule(LightningModule):
             "steps": self.steps,
             "batches": self.step_log.batches,
             "history": self.history,
+            "learned": [tuple(number) for number in self.learned],
             "baseline": self.baseline,
             "best": self.best.state_dict(),
             "stopping": self.stopping.state_dict() if self.stopping is not None else None,
@@ -237,6 +251,7 @@ class MultiTaskModule(LightningModule):
         self.steps = self._loaded["steps"]
         self.step_log.batches = self._loaded["batches"]
         self.history = self._loaded["history"]
+        self.learned = [LearnedNumber(*number) for number in self._loaded["learned"]]
         self.baseline = self._loaded["baseline"]
         self.best.load_state_dict(self._loaded["best"])
         if self.stopping is not None and self._loaded["stopping"] is not None:
@@ -251,3 +266,12 @@ class MultiTaskModule(LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch (Lightning knows no dataclass of ours)."""
         return batch if batch.rows.device == device else batch.to(device, non_blocking=True)
+
+
+def _numbers(epoch: int, tables: Mapping[str, LearnedTable]) -> list[LearnedNumber]:
+    return [
+        LearnedNumber(epoch, name, row, column, value)
+        for name, table in tables.items()
+        for row, values in zip(table.rows, table.values.tolist(), strict=True)
+        for column, value in zip(table.columns, values, strict=True)
+    ]

@@ -24,6 +24,7 @@ class RunFolder:
     summary.json  what came out                             split.parquet which row is in which part
     checkpoints/{best,last}.ckpt                            model/        weights and all that prediction needs
     log.txt                                                 tensorboard/
+    sharing.csv, sharing.svg   what the sharing scheme has learned (gates, mixing weights), if it learns anything
     ```
 
     Args:
@@ -35,6 +36,8 @@ class RunFolder:
         self.config = root / "config.yaml"
         self.metrics = root / "metrics.csv"
         self.summary = root / "summary.json"
+        self.sharing = root / "sharing.csv"
+        self.sharing_plot = root / "sharing.svg"
         self.split = root / "split.parquet"
         self.log = root / "log.txt"
         self.model = root / "model"
@@ -73,12 +76,11 @@ class RunFolder:
 
     def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write metrics.csv: one row an epoch, one column a `task/split/metric`."""
-        columns = list(dict.fromkeys(key for record in history for key in record))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        write_text(self.metrics, text.getvalue())
+        _write_csv(self.metrics, list(dict.fromkeys(key for record in history for key in record)), history)
+
+    def write_learned(self, numbers: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Write sharing.csv: one row a number that the sharing scheme had learned by the end of an epoch."""
+        _write_csv(self.sharing, columns, numbers)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
@@ -117,3 +119,11 @@ def check_free(root: Path) -> None:
 def json_number(value: float) -> float | None:
     """A number for a JSON file, which knows no NaN: an undefined value is null."""
     return value if math.isfinite(value) else None
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from polytask.data.preparation import Preparation
 from polytask.errors import UserError
 from polytask.model import MultiTaskModel
 from polytask.shapes import InputShape
+from polytask.sharing import relations
 from polytask.training.atomic import replacing, write_text
 
 _FORMAT = 1
@@ -32,6 +33,7 @@ class ModelDescription:
         sharing: The sharing scheme's component.
         tasks: The tasks' components by name, completed from the data.
         preparation: What the inputs and targets learned from the training part.
+        relations: The components of the relations between the tasks.
     """
 
     inputs: Mapping[str, Component]
@@ -39,6 +41,7 @@ class ModelDescription:
     sharing: Component
     tasks: Mapping[str, Component]
     preparation: Mapping[str, Any]
+    relations: Sequence[Component] = ()
 
     @classmethod
     def of(cls, config: Config, preparation: Preparation) -> ModelDescription:
@@ -53,6 +56,7 @@ class ModelDescription:
             sharing=_component(config.model.sharing),
             tasks=completed,
             preparation=preparation.state_dict(),
+            relations=[_component(spec) for spec in config.model.relations],
         )
 
     def restore_preparation(self) -> Preparation:
@@ -81,6 +85,7 @@ class ModelDescription:
             encoders=built,
             sharing=sharing.create(self.sharing["type"], **self.sharing["parameters"]),
             tasks=[tasks.create(spec["type"], **spec["parameters"]) for spec in self.tasks.values()],
+            relations=[relations.create(spec["type"], **spec["parameters"]) for spec in self.relations],
         )
         return model, replace(self, encoders=again)
 

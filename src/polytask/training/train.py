@@ -21,7 +21,8 @@ from polytask.errors import UserError
 from polytask.training.atomic import unwritable, write_text
 from polytask.training.display import Display
 from polytask.training.job import Job, make_job
-from polytask.training.module import EpochSink, MultiTaskModule
+from polytask.training.learned_plot import plot_learned
+from polytask.training.module import EpochSink, LearnedNumber, MultiTaskModule
 from polytask.training.run_folder import RunFolder, check_free, json_number
 from polytask.training.saved_model import load_description, save_description, save_weights
 
@@ -138,6 +139,8 @@ def _finish(job: Job, folder: RunFolder, seconds: float) -> None:
     }
     job.model.load_state_dict(weights)
     save_weights(folder.model, job.model)
+    if job.module.learned:
+        plot_learned(job.module.learned, folder.sharing_plot)
     folder.write_summary(summarise(job, seconds))
 
 
@@ -188,6 +191,8 @@ class _RunWriter(EpochSink):
         if improved or not self._folder.best.is_file():
             self._folder.keep_as_best()
         self._folder.write_history(self._module.history)
+        if self._module.learned:
+            self._folder.write_learned([n._asdict() for n in self._module.learned], LearnedNumber._fields)
         if self._tensorboard:
             self._write_events(record)
         logger.debug("%s", record)
@@ -207,6 +212,9 @@ class _RunWriter(EpochSink):
             for key, value in record.items():
                 if key not in ("epoch", "step"):
                     self._writer.add_scalar(key, value, step)
+            for number in self._module.learned:
+                if number.epoch == record["epoch"]:
+                    self._writer.add_scalar(f"sharing/{number.table}/{number.row}/{number.column}", number.value, step)
             self._writer.flush()
         except OSError as error:
             raise unwritable(self._folder.tensorboard, error) from error
