@@ -465,8 +465,11 @@ def test_a_single_task_keeps_the_recipe_and_reads_no_other_target(write):
         "training.selection=z/valid/recall",
         "training.early_stopping.metric=y/valid/mae",
     ]
-    config = load_config(write(ROWS), [*changes, "inputs.row.exclude=[a]", "tasks.z.target=label"])
+    tree = "model.sharing={type: branching, tree: {layer1: [[y], [z]]}}"
+    config = load_config(write(ROWS), [*changes, tree, "inputs.row.exclude=[a]", "tasks.z.target=label"])
     alone = config.only_task("y")
+    assert alone.model.sharing.type == "hard"
+    assert alone.model.encoders == config.model.encoders
     assert list(alone.tasks) == ["y"]
     assert alone.tasks["y"] == config.tasks["y"]
     assert alone.balancing.type == "equal"

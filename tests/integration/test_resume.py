@@ -23,17 +23,20 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(
-    "balancing",
+    "stateful",
     [
-        "{type: uncertainty, lr: 0.02}",
-        "{type: upgrad, every: 5, smoothing: 0.5}",
-        "{type: pcgrad}",
-        "{type: moco, gamma: 0.1}",
-        "{type: famo, same_batch: true}",
+        "balancing={type: uncertainty, lr: 0.02}",
+        "balancing={type: upgrad, every: 5, smoothing: 0.5}",
+        "balancing={type: pcgrad}",
+        "balancing={type: moco, gamma: 0.1}",
+        "balancing={type: famo, same_batch: true}",
+        "model.sharing={type: ltb}",
+        "model.sharing={type: man, discriminator_steps: 2, common_until: 1}",
+        "model.sharing={type: mmoe, gate_dropout: 0.2}",
     ],
 )
-def test_a_killed_run_resumed_equals_the_uninterrupted_one(config: Path, polytask, process, balancing):
-    settings = [*SETTINGS, f"balancing={balancing}"]
+def test_a_killed_run_resumed_equals_the_uninterrupted_one(config: Path, polytask, process, stateful):
+    settings = [*SETTINGS, stateful]
     assert polytask("train", config, *settings, "-o", "whole", "-q")[0] == 0
 
     killed = subprocess.Popen(

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from polytask import sharing
-from polytask.encoders.encoder import Features
+from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
 from polytask.errors import UserError
 from polytask.sharing.sharing import select_rows
 
@@ -72,6 +73,33 @@ def test_a_task_gets_its_rows_alone(encoder, share_until):
     features = trunk({"row": inputs}, TASKS, rows).features
     torch.testing.assert_close(features["type"].values, features["age"].values[[3, 1]])
     assert len(features["values"].values) == len(features["age"].values) == 5
+
+
+@pytest.mark.parametrize("share_until", [0, 1, 2, 3])
+def test_stages_with_weights_in_common_keep_them_within_a_task(share_until):
+    class Tied(Encoder):
+        """Three stages with one weight, as ALBERT's layers."""
+
+        modality = "tabular"
+
+        def __init__(self):
+            layer = nn.Linear(4, 4)
+            super().__init__({f"layer{n}": Stage(layer, FeatureShape("vector", 4)) for n in range(3)})
+
+    trunk = trunk_of(Tied(), share_until)
+    layers = {task: [] for task in TASKS}
+    for part in trunk.parts():
+        for task in part.tasks:
+            layers[task].append(part.module.module.weight)
+    for weights in layers.values():
+        assert all(weight is weights[0] for weight in weights[:share_until])
+        assert all(weight is weights[-1] for weight in weights[share_until:])
+    apart = {id(weights[-1]) for weights in layers.values()}
+    assert len(apart) == (1 if share_until == 3 else 3)
+    common = {id(weights[0]) for weights in layers.values()} if share_until else set()
+    assert share_until == 3 or not common & apart
+    copies = list(trunk.parameters())
+    assert len(copies) == 2 * (len(apart | common))
 
 
 def test_nothing_is_computed_for_tasks_that_are_not_wanted(encoder):

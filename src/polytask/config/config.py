@@ -80,7 +80,8 @@ class Config(Section):
     def only_task(self, task: str) -> Config:
         """The same recipe for one task alone: the single-task baseline.
 
-        The other tasks' targets stay out of the inputs, and nothing is left to balance.
+        The other tasks' targets stay out of the inputs, and nothing is left to share or to balance: the network is the
+        encoder and the task's head.
 
         Raises:
             UserError: There is no such task.
@@ -94,7 +95,7 @@ class Config(Section):
             if given.get("columns") == "*":
                 given["exclude"] = sorted({*given.get("exclude", ()), *others})
         alone["tasks"] = {task: alone["tasks"][task]}
-        alone["model"]["relations"] = []
+        alone["model"] |= {"sharing": DEFAULTS["model", "sharing"], "relations": [], "init_from": None}
         alone["balancing"] = DEFAULTS["balancing",]
         training = alone["training"]
         if not _concerns(training["selection"], task):

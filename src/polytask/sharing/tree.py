@@ -52,12 +52,8 @@ class TreeTrunk(Trunk):
         self._names = encoder.stage_names
         self._shape = encoder.shape
         self._roots = _branches(tuple(tasks), partitions)
-        levels: list[NamedModules[Stage]] = []
-        branches = list(self._roots)
-        for stage in encoder.stages.values():
-            levels.append(NamedModules({b.key: stage if b is branches[0] else copy.deepcopy(stage) for b in branches}))
-            branches = [child for branch in branches for child in branch.children]
-        self.levels = NamedModules(dict(zip(self._names, levels, strict=True)))
+        levels = _placed(self._roots, list(encoder.stages.values()))
+        self.levels = NamedModules({name: NamedModules(level) for name, level in zip(self._names, levels, strict=True)})
 
     def forward(
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
@@ -117,3 +113,28 @@ def _branches(tasks: tuple[str, ...], partitions: Sequence[Partition]) -> tuple[
     for task in tasks:
         groups.setdefault(group_of[task], []).append(task)
     return tuple(_Branch(tuple(group), group[0], _branches(tuple(group), partitions[1:])) for group in groups.values())
+
+
+def _placed(roots: Sequence[_Branch], stages: Sequence[Stage]) -> list[dict[str, Stage]]:
+    """For each depth a stage for each branch: the encoder's own for the first, copies for the others.
+
+    Stages that have weights in common, as those of ALBERT, still have them in common within a branch, but not with
+    the stages before the branch parted from others: those belong to other tasks too.
+    """
+    levels: list[dict[str, Stage]] = [{} for _ in stages]
+
+    def place(branch: _Branch, depth: int, memo: dict[int, Any] | None) -> None:
+        levels[depth][branch.key] = stages[depth] if memo is None else copy.deepcopy(stages[depth], memo)
+        for place_of, child in enumerate(branch.children):
+            goes_on = len(branch.children) == 1 or (place_of == 0 and not _tied(stages, depth + 1))
+            place(child, depth + 1, memo if goes_on else {})
+
+    for number, root in enumerate(roots):
+        place(root, 0, None if number == 0 else {})
+    return levels
+
+
+def _tied(stages: Sequence[Stage], depth: int) -> bool:
+    """Whether stages from a depth on have weights in common with those before."""
+    before, after = ({p for stage in part for p in stage.parameters()} for part in (stages[:depth], stages[depth:]))
+    return bool(before & after)

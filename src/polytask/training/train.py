@@ -75,14 +75,15 @@ def resume(root: Path, *, display: Display | None = None) -> RunFolder:
         raise UserError(f"'{root}' has finished already; there is nothing to resume.")
     config = load_config(folder.config)
     split = folder.read_split()
-    known = (folder.model / "config.json").is_file()
+    # Before the first checkpoint there are no weights to go on with: it begins anew, with those that it began with.
+    known = folder.last.is_file() and (folder.model / "config.json").is_file()
     job = make_job(config, split, load_description(folder.model) if known else None)
     if "fingerprint" in summary and summary["fingerprint"] != job.sources.fingerprint:
         raise UserError(
             f"The data of '{root}' have changed since it was started, so that it cannot go on as it would have. "
             "Put the data back, or start a new run."
         )
-    if not known:  # killed before its first file was complete
+    if not known:
         _write_start(job, folder)
     if display is not None:
         display.job(job)
