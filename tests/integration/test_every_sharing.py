@@ -89,12 +89,13 @@ def test_it_trains_and_predicts_on_tables_and_texts(polytask, tmp_path, table, n
 
 @pytest.mark.parametrize("name", sharing.names())
 def test_it_trains_on_two_digits_in_an_image(polytask, tmp_path, name):
-    # adashare needs stages that can be skipped: those of a vision transformer.
-    encoder = {"type": "timm", "name": "vit_tiny_patch16_224"} if name == "adashare" else {"type": "cnn", "width": 8}
+    encoder, reader = {"type": "cnn", "width": 8}, {"type": "image", "column": "image", "channels": 1}
+    if name == "adashare":  # it needs stages that can be skipped
+        encoder, reader = {"type": "timm", "name": "test_vit"}, {**reader, "size": 32}
     config = {
         "name": "run",
         "data": {"train": "multidigits"},
-        "inputs": {"image": {"type": "image", "column": "image", "channels": 1}},
+        "inputs": {"image": reader},
         "tasks": {"left": {"type": "classification"}, "right": {"type": "classification"}},
         "model": {
             "encoders": {"image": encoder},
