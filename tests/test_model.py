@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from polytask import MultiTaskModel, UserError
+from polytask import MultiTaskModel, UserError, sharing
 from polytask.balancing import Equal
 from polytask.balancing.graph import Graph
 from polytask.data.batch import Batch
+from polytask.encoders import MLP, TabularResNet
 from polytask.encoders.encoder import Encoder, FeatureShape, Stage
-from polytask.sharing import Hard
+from polytask.shapes import TabularShape
+from polytask.sharing import Hard, relations
 from polytask.sharing.relations import Cascade
 from polytask.tasks import Classification, MultiLabel, Regression
 
@@ -228,3 +230,25 @@ def test_models_without_tasks_or_with_a_name_twice_are_refused():
         MultiTaskModel({"row": Layers()}, [Regression("a"), Classification("a", classes=2)])
     with pytest.raises(UserError, match=r"'a\.b' cannot name a task"):
         Regression("a.b")
+
+
+def test_relations_do_not_go_with_a_scheme_that_learns_from_whose_rows_are_whose():
+    wanted = [Regression("a"), Regression("b")]
+    chain = [relations.create("cascade", task="b", reads=["a"])]
+    encoder = MLP(width=4, depth=1, shape=TabularShape(2))
+    with pytest.raises(UserError, match="Adversarial learns from which rows are labelled.*Leave out the relations"):
+        MultiTaskModel({"row": encoder}, wanted, sharing.Adversarial(), chain)
+    MultiTaskModel({"row": encoder}, wanted, sharing.Hard(), chain)
+
+
+@pytest.mark.parametrize("scheme", sharing.names())
+def test_a_batch_without_any_label_has_no_loss(scheme):
+    given = {"tree": {-1: "apart"}} if scheme == "branching" else {}
+    for tasks in (["a"], ["a", "b"]):
+        encoder = TabularResNet(width=4, depth=2, shape=TabularShape(2))
+        model = MultiTaskModel({"row": encoder}, [Regression(t) for t in tasks], sharing.create(scheme, **given))
+        nothing = {task: torch.zeros(3, 1) for task in tasks}
+        inputs = {"row": {"numeric": torch.randn(3, 2), "categorical": torch.zeros(3, 0).long()}}
+        batch = Batch.of(inputs, nothing, {t: v.bool() for t, v in nothing.items()}, torch.arange(3))
+        for training in (True, False):
+            assert model.train(training).objectives(batch) == ({}, {})

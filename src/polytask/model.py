@@ -64,6 +64,12 @@ class MultiTaskModel(nn.Module):
         self.trunk = (sharing or Hard()).build(encoders, names)
         self.tasks: NamedModules[Task] = NamedModules({task.name: task for task in tasks})
         shapes = {name: self.trunk.shape(name) for name in names}
+        if relations and self.trunk.tells_tasks_by_rows:
+            raise UserError(
+                f"The sharing scheme {type(sharing).__name__} learns from which rows are labelled for which task, but "
+                "with relations a task is computed for the rows of those that read it too. Leave out the relations, or "
+                "the adversary."
+            )
         self.relations = RelatedTasks(relations, shapes, {task.name: task.outputs for task in tasks})
         self.heads: NamedModules[nn.Module] = NamedModules(
             {task.name: task.make_head(self.relations.shape(task.name).width) for task in tasks}
@@ -113,7 +119,7 @@ class MultiTaskModel(nn.Module):
             if rows is not None:
                 target, mask = target[rows], mask[rows]
             losses[name] = task.loss(outputs[name], target, mask)
-        if self.training:
+        if self.training and present:
             penalties = {**penalties, **self.trunk.head_penalties(dict(self.heads.items()))}
         return Objectives(losses, penalties)
 
@@ -155,6 +161,8 @@ class MultiTaskModel(nn.Module):
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The heads' outputs for `tasks`, and the penalties; what these tasks read is computed on the way."""
+        if not tasks:
+            return {}, {}
         if not self.relations:
             shared = self.trunk(inputs, tasks, rows)
             return {task: self.heads[task](shared.features[task].values) for task in tasks}, shared.penalties

@@ -20,3 +20,14 @@ def test_is_pytorchs_except_for_a_single_value_a_channel(ours, theirs, many, one
     torch.testing.assert_close(found, reference.eval()(single))
     with pytest.raises(ValueError, match="more than 1 value"):
         reference.train()(single)
+
+
+def test_gradients_of_a_single_row_are_right_whatever_the_layer_sees_before_the_backward_pass():
+    norm = BatchNorm1d(3).double().train()
+    norm(torch.randn(5, 3, dtype=torch.float64))
+    row = torch.randn(1, 3, dtype=torch.float64)
+    expected = (row - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+    alone = norm(row)
+    norm(10 + 5 * torch.randn(5, 3, dtype=torch.float64))
+    alone.sum().backward()
+    torch.testing.assert_close(norm.weight.grad, expected[0])

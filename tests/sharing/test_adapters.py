@@ -144,7 +144,7 @@ def test_each_task_adds_as_many_parameters_as_the_formula_says(encoder, paramete
     assert sum(p.numel() for p in trunk.shared.parameters()) == sum(i * o + o for i, o in SIZES)
     own = [part for part in trunk.parts() if part.tasks == ("type",)]
     assert sum(p.numel() for part in own for p in part.module.parameters()) == expected
-    assert {part.name for part in own} == {parameters["kind"]}
+    assert {part.name.partition(" at ")[0] for part in own} == {parameters["kind"]}
 
 
 def width_of(name, kind, **parameters):
@@ -266,14 +266,14 @@ def test_a_frozen_recurrent_layer_can_still_be_passed_backwards():
 def test_freezing_and_unfreezing_stages_leaves_a_frozen_trunk_as_it_is():
     model = MultiTaskModel({"row": Normed(pretrained=True)}, [Regression(task) for task in TASKS], Adapters())
     transfer = Transfer(frozen=1, unfreeze_every=1)
-    for epoch, learns in ((0, False), (1, True)):
+    for epoch in (0, 1):
         model.train()
         transfer.apply(model, epoch)
         trunk = model.trunk
         assert not any(p.requires_grad for p in trunk.shared.parameters())
         assert not any(module.training for module in trunk.shared.modules())
-        assert {p.requires_grad for p in trunk.adapters["layer1"].parameters()} == {learns}
-        assert {p.requires_grad for p in trunk.adapters["layer2"].parameters()} == {True}
+        # What is the tasks' own learns over a frozen trunk, too.
+        assert all(p.requires_grad for p in trunk.adapters.parameters())
 
 
 def test_the_state_says_whether_the_trunk_is_frozen():

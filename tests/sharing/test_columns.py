@@ -54,7 +54,7 @@ def test_what_comes_behind_the_last_exchange_belongs_to_one_task(encoder, scheme
     for depth, stage in enumerate(trunk.stage_names):
         reach = [part.tasks for part in parts if part.depth == depth and part.name.startswith(stage)]
         assert reach == ([tuple(TASKS)] * 3 if depth <= last else [(task,) for task in TASKS])
-        reach = [part.tasks for part in parts if part.depth == depth and part.name == "exchange"]
+        reach = [part.tasks for part in parts if part.depth is None and part.name == f"exchange behind {stage}"]
         if depth > last or stage not in trunk.exchanges:
             assert reach == []
         else:

@@ -308,3 +308,11 @@ def test_the_trace_norm_finds_the_few_directions_that_tasks_have_in_common():
     truth = {f"t{k}": directions @ torch.randn(2, 1, generator=draw) for k in range(6)}
     found = errors(truth, {**HARD_AND_SEPARATE, "trace_norm": sharing.Soft("trace_norm")})
     assert found["trace_norm"] < 0.7 * min(found["hard"], found["separate"]), found
+
+
+@pytest.mark.parametrize("penalty", ["l2", "mean", "trace_norm", "cosine"])
+def test_weights_that_are_no_numbers_give_none(encoder, penalty):
+    trunk = sharing.Soft(penalty).build({"row": encoder}, TASKS).train()
+    with torch.no_grad():
+        next(trunk.parameters()).fill_(float("nan"))
+    assert trunk({"row": torch.ones(2, 4)}, TASKS, {}).penalties[f"soft_{penalty}"].isnan()

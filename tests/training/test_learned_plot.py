@@ -33,3 +33,13 @@ def test_without_matplotlib_the_log_says_what_to_install(tmp_path, monkeypatch, 
         plot_learned(numbers(), tmp_path / "sharing.svg")
     assert "install polytask[report]" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_names_are_written_as_they_are(tmp_path, recwarn):
+    pytest.importorskip("matplotlib")
+    odd = [LearnedNumber(1, "$c_$", row, column, 0.5) for row in ("_x", "$a$") for column in (r"$\frac$", "50%")]
+    plot_learned(odd, tmp_path / "sharing.svg")
+    text = (tmp_path / "sharing.svg").read_text()
+    for name in ("$c_$", "_x", "$a$", r"$\frac$", "50%"):
+        assert name in text
+    assert not [warning for warning in recwarn if "label" in str(warning.message)]

@@ -34,4 +34,6 @@ def _is_single(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor) -> bool:
 
 
 def _by_running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor) -> Tensor:
-    return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    # Copies: the backward pass reads them, and other rows may have changed the layer's own by then.
+    mean, variance = (None if each is None else each.clone() for each in (norm.running_mean, norm.running_var))
+    return F.batch_norm(values, mean, variance, norm.weight, norm.bias, eps=norm.eps)

@@ -45,8 +45,9 @@ class Adapters(Sharing):
       Fine-tuning for Transformer-based Masked Language-models", ACL 2022). c_k starts at 0. As many parameters as the
       biases have.
 
-    So every kind starts as hard sharing, and weight decay draws there. In the papers the trunk is pretrained and
-    frozen, and the tasks are trained one by one; here they are trained together, and a trunk that is no pretrained one
+    So every kind starts as hard sharing, and weight decay draws the matrices of `lora` and `houlsby` there (vectors
+    decay with the optimiser's `decay_all` alone). In the papers the trunk is pretrained and frozen, and the tasks are
+    trained one by one; here they are trained together, and a trunk that is no pretrained one
     learns from all of them.
 
     A frozen trunk is also in evaluation mode: the statistics of its batch normalisation stay, and its dropout is off.
@@ -216,7 +217,8 @@ class AdaptersTrunk(ConditionedTrunk):
         for depth, (stage, module) in enumerate(self.shared.items()):
             found.append(Part(stage, self.tasks, _AtRest(module) if self._at_rest else module, depth))
             if stage in self.adapters:
-                found += [Part(self.kind, (task,), own, depth) for task, own in self.adapters[stage].items()]
+                title = f"{self.kind} at {stage}"
+                found += [Part(title, (task,), own) for task, own in self.adapters[stage].items()]
         return found
 
     def train(self, mode: bool = True) -> AdaptersTrunk:

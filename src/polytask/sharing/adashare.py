@@ -225,7 +225,7 @@ class AdaShareTrunk(ChoosingTrunk):
             return []
         total, passed = len(self._skippable), self.now - self.drawing.warm_up
         over = passed >= self.policy.curriculum
-        count = total if over else 1 + int(total * passed / self.policy.curriculum)
+        count = total if over else min(total, 1 + int(total * passed / self.policy.curriculum))
         return list(enumerate(self._skippable))[total - count :]
 
     def _drawn(self, tasks: Sequence[str]) -> dict[int, dict[str, Tensor]]:

@@ -87,7 +87,8 @@ class ChoosingTrunk(Trunk):
 
     def set_progress(self, progress: float) -> None:
         """See `Trunk.set_progress`."""
-        self._now = progress
+        # Rounded alike, so that training and evaluation agree on what has begun.
+        self._now = float(torch.tensor(progress, dtype=self.progress.dtype))
         self.progress.fill_(progress)
 
     @property

@@ -131,10 +131,13 @@ def _nuclear_norms(inner: Tensor, scale: Tensor) -> Tensor:
     Directions in which the tasks do not differ count as exactly 0 and have no gradient: of the subgradients it is the
     smallest, and alike networks stay alike.
     """
-    squares: Tensor = torch.linalg.eigvalsh(inner)
+    finite = inner.isfinite().all()
+    # The decomposition fails on what is no number; the device is not waited for to know.
+    squares: Tensor = torch.linalg.eigvalsh(inner.where(finite, torch.eye(inner.shape[-1]).to(inner)))
     limit = 100 * inner.shape[-1] * torch.finfo(inner.dtype).eps
     counts = squares > limit * squares[:, -1:].detach()
-    return squares.where(counts, 1.0).sqrt().where(counts, 0.0).sum() / scale.sqrt()
+    norms = squares.where(counts, 1.0).sqrt().where(counts, 0.0).sum() / scale.sqrt()
+    return norms.where(finite, torch.nan)
 
 
 def _angles(inner: Tensor, scale: Tensor) -> Tensor:

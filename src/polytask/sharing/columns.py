@@ -189,8 +189,10 @@ class ColumnsTrunk(Trunk):
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
     ) -> TrunkOutput:
         """See `Trunk.forward`."""
-        wanted = {task: rows.get(task) for task in tasks}
         given = inputs[self.input]
+        if len(self._tasks) == 1:
+            given, rows = select_rows(given, rows.get(self._tasks[0])), {}
+        wanted = {task: rows.get(task) for task in tasks}
         for stage in self.shared.values():
             given = stage(given)
         columns: dict[str, Any] = dict.fromkeys(self._tasks, given)
@@ -233,11 +235,11 @@ class ColumnsTrunk(Trunk):
                 for task, stage in stages.items()
             ]
             if name in self.exchanges:
-                exchange = self.exchanges[name]
+                exchange, title = self.exchanges[name], f"exchange behind {name}"
                 if depth == self._last:
-                    found += [Part("exchange", (task,), mixer, depth) for task, mixer in exchange.mixers.items()]
+                    found += [Part(title, (task,), mixer) for task, mixer in exchange.mixers.items()]
                 else:
-                    found.append(Part("exchange", self._tasks, exchange, depth))
+                    found.append(Part(title, self._tasks, exchange))
         return found + [Part("layers", (task,), end) for task, end in self.ends.items()]
 
     def learned(self) -> dict[str, LearnedTable]:

@@ -22,7 +22,8 @@ class FiLM(Sharing):
 
         h_c <- γ_kc h_c + β_kc,    γ_kc = 1 + Δγ_kc,
 
-    the same at all positions. `Δγ` and `β` start at 0, so that the start is hard sharing, and weight decay draws there.
+    the same at all positions. `Δγ` and `β` start at 0, so that the start is hard sharing; weight decay
+    draws there with the optimiser's `decay_all`.
 
     In the paper a network computes γ and β from a question. Here the condition is which task it is, one of K, of which
     any such network makes a table with K rows: these are the parameters, 2 for each task and channel. In the paper the

@@ -14,7 +14,7 @@ from polytask.sharing.experts import ExpertKind, Experts
 from polytask.sharing.fusion import Fusion
 from polytask.sharing.gates import imbalance
 from polytask.sharing.mixing import pooled
-from polytask.sharing.mixture_plan import LevelPlan, Mix, Mixture, Reach, plan
+from polytask.sharing.mixture_plan import LevelPlan, Mix, Mixture, Reach, plan, shared_name
 from polytask.sharing.sharing import LearnedTable, Part, Trunk, TrunkOutput, select_rows
 
 
@@ -198,7 +198,7 @@ class LevelsTrunk(Trunk):
         for where, level in self._numbered():
             for group, experts in zip(level.plan.groups, level.experts, strict=True):
                 found += experts.parts(self._experts[group.start : group.stop], self._named(group.reach), where)  # type: ignore[operator]
-            for unit, (mix, fusion) in zip((*self._tasks, "shared"), level.units(), strict=False):
+            for unit, (mix, fusion) in zip((*self._tasks, shared_name(self._tasks)), level.units(), strict=False):
                 found.append(Part(f"gate of {unit}{where}", self._named(mix.reach), fusion))
         return found
 
@@ -208,7 +208,8 @@ class LevelsTrunk(Trunk):
         for where, level in self._numbered():
             units = [fusion for _, fusion in level.units()]
             usage = torch.stack([self._spread(fusion.gate.usage, fusion.columns) for fusion in units])
-            found[f"gates{where}"] = LearnedTable(usage, (*self._tasks, "shared")[: len(units)], self._experts)
+            names = (*self._tasks, shared_name(self._tasks))[: len(units)]
+            found[f"gates{where}"] = LearnedTable(usage, names, self._experts)
             own = [fusion.own.detach() for fusion in level.fusions.values() if fusion.own is not None]
             if own:
                 numbers = range(1, len(own[0]) + 1)

@@ -13,6 +13,11 @@ Reach = frozenset[int]
 """The numbers of the tasks whose losses reach something."""
 
 
+def shared_name(tasks: Sequence[str]) -> str:
+    """What the unit that no task owns is called, beside the tasks."""
+    return "(shared)" if "shared" in tasks else "shared"
+
+
 @dataclass(frozen=True)
 class Mixture:
     """How experts and tasks belong together.
@@ -41,7 +46,7 @@ class Mixture:
 
     def expert_names(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """The names of a level's experts, in their order: unit by unit."""
-        owners = [task for task in tasks for _ in range(self.task_experts)] + ["shared"] * self.shared_experts
+        owners = [task for task in tasks for _ in range(self.task_experts)] + [shared_name(tasks)] * self.shared_experts
         own = [*range(1, self.task_experts + 1)] * len(tasks) + [*range(1, self.shared_experts + 1)]
         if not self.task_experts:
             return tuple(f"expert {number}" for number in own)

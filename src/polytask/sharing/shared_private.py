@@ -153,6 +153,7 @@ class SharedPrivateTrunk(Trunk):
         self.shared = encoder.stages
         self.private = NamedModules({task: NamedModules(stages) for task, stages in private.items()})
         self.adversary = adversary
+        self.tells_tasks_by_rows = adversary is not None
         ends = [list(stages.values())[-1] for stages in private.values()]
         self._shape = FeatureShape("vector", encoder.shape.width + (ends[0].shape.width if ends else 0))
 

@@ -62,7 +62,13 @@ class LearnedTable(NamedTuple):
 
 
 class Trunk(nn.Module, ABC):
-    """All that lies between the inputs and the heads, built by a `Sharing`."""
+    """All that lies between the inputs and the heads, built by a `Sharing`.
+
+    Attributes:
+        tells_tasks_by_rows: Whether it learns from which rows are labelled for which task.
+    """
+
+    tells_tasks_by_rows: bool = False
 
     @abstractmethod
     def forward(

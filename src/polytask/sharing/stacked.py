@@ -116,7 +116,10 @@ class StackedTrunk(Trunk):
         """See `Trunk.forward`. All experts see all rows."""
         if not tasks:
             return TrunkOutput({})
-        outputs = [self._expert(stages, inputs[self.input]) for stages in self.experts.values()]
+        given = inputs[self.input]
+        if len(self._tasks) == 1:
+            given, rows = select_rows(given, rows.get(self._tasks[0])), {}
+        outputs = [self._expert(stages, given) for stages in self.experts.values()]
         if len(outputs) == 1:
             return TrunkOutput({task: select_rows(outputs[0], rows.get(task)) for task in tasks})
         stacked = torch.stack([output.values for output in outputs], dim=1)

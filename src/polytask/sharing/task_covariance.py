@@ -39,13 +39,17 @@ class TaskCovariance(nn.Module):
         omega = torch.zeros_like(self.omega)
         found = []
         for group in groups:
+            if len(group) == 1:
+                # There is nothing to compare: the length of its weights is weight decay's business.
+                omega[group[0], group[0]] = 1
+                continue
             products = _inner_products([weights[task] for task in group])
             block, inverse = closed_form(products.detach(), self.ridge)
             places = torch.tensor(group, device=omega.device)
             omega[places[:, None], places] = block.to(omega)
             found.append((inverse.to(products) * products).sum())
         self.omega.copy_(omega)
-        return torch.stack(found).sum()
+        return torch.stack(found).sum() if found else omega.new_zeros(())
 
     def correlations(self) -> Tensor:
         """`[K, K]`, `Ω_ij / sqrt(Ω_ii Ω_jj)`; a task that is in no group is correlated with itself alone."""
@@ -73,6 +77,10 @@ def closed_form(products: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """
     products = products.cpu().double()
     count = len(products)
+    if not products.isfinite().all():
+        # As in all else that follows from such weights; the losses say where it began.
+        unknown = torch.full_like(products, torch.nan)
+        return unknown, unknown
     added = ridge * products.trace().item() / count + _TINY
     values, vectors = torch.linalg.eigh(products + added * torch.eye(count, dtype=torch.float64))
     roots = values.clamp(min=added).sqrt()

@@ -124,7 +124,8 @@ class TaskNormTrunk(ConditionedTrunk):
         for depth, (stage, module) in enumerate(self.shared.items()):
             found.append(Part(stage, self.tasks, module, depth))
             if stage in self.norms:
-                found += [Part("normalisation", (task,), norms, depth) for task, norms in self.norms[stage].items()]
+                title = f"normalisation in {stage}"
+                found += [Part(title, (task,), norms, depth) for task, norms in self.norms[stage].items()]
         return found
 
 

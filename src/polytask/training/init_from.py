@@ -200,6 +200,12 @@ def _read(root: Path, task: str, here: Mapping[str, Any]) -> Origin:
             f"the run '{root}' prepares its inputs in another way, so that its weights would mean something else here: "
             f"{first_of(found)}. Train it on the same rows (data and data.split) with the same inputs."
         )
+    reads = [relation for relation in description.relations if relation["parameters"]["task"] == task]
+    if reads:
+        raise UserError(
+            f"in the run '{root}' '{task}' reads other tasks (model.relations), so that its head needs more than one "
+            "encoder. Start from a run of this task alone."
+        )
     own = [part for part in model.trunk.parts() if task in part.tasks]
     names = model.trunk.stage_names
     if [part.depth for part in own] != list(range(len(names))) or not all(isinstance(p.module, Stage) for p in own):

@@ -44,7 +44,7 @@ def plot_learned(numbers: Sequence[LearnedNumber], path: Path) -> None:
     for (name, found), (left, right) in zip(shown.items(), axes, strict=True):
         _draw_last(left, found)
         _draw_course(right, found)
-        left.set_title(name, loc="left", fontsize=10)
+        left.set_title(_as_it_is(name), loc="left", fontsize=10)
     text = io.StringIO()
     FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})  # type: ignore[no-untyped-call]
     write_text(path, text.getvalue())
@@ -60,8 +60,8 @@ def _draw_last(axes: Any, found: Sequence[LearnedNumber]) -> None:
     span = max(max(map(abs, row)) for row in values) or 1.0
     signed = any(value < 0 for row in values for value in row)
     axes.imshow(values, cmap="RdBu" if signed else "Blues", vmin=-span if signed else 0, vmax=span, aspect="auto")
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), map(_as_it_is, rows), fontsize=8)
+    axes.set_xticks(range(len(columns)), map(_as_it_is, columns), rotation=45, ha="right", fontsize=8)
     if len(rows) * len(columns) <= 150:
         for y, row in enumerate(values):
             for x, value in enumerate(row):
@@ -79,9 +79,20 @@ def _draw_course(axes: Any, found: Sequence[LearnedNumber]) -> None:
     rows = list(dict.fromkeys(row for row, _ in courses))
     for (row, column), points in courses.items():
         first = next(iter(c for r, c in courses if r == row)) == column
-        style = {"color": f"C{rows.index(row) % 10}", "label": row if first else None, "alpha": 0.8, "linewidth": 1.2}
+        style = {
+            "color": f"C{rows.index(row) % 10}",
+            "label": _as_it_is(row) if first else None,
+            "alpha": 0.8,
+            "linewidth": 1.2,
+        }
         axes.plot(*zip(*points, strict=True), marker="." if len(points) == 1 else None, **style)
     axes.set_xlabel("epoch", fontsize=8)
     axes.tick_params(labelsize=8)
     if len(rows) <= 12:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _as_it_is(name: str) -> str:
+    """A name that matplotlib writes as it is: a dollar sign begins no formula, a leading underscore hides nothing."""
+    escaped = name.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped

@@ -140,9 +140,12 @@ def _finish(job: Job, folder: RunFolder, seconds: float) -> None:
     }
     job.model.load_state_dict(weights)
     save_weights(folder.model, job.model)
-    if job.module.learned:
-        plot_learned(job.module.learned, folder.sharing_plot)
     folder.write_summary(summarise(job, seconds))
+    if job.module.learned:
+        try:
+            plot_learned(job.module.learned, folder.sharing_plot)
+        except Exception as error:  # A picture is not worth a run.
+            logger.warning("sharing.svg could not be drawn (%s); its numbers are in sharing.csv.", error)
 
 
 def summarise(job: Job, seconds: float) -> dict[str, Any]:
