@@ -16,7 +16,7 @@ from polytask.sharing import Hard, LearnedTable, Part, Sharing
 from polytask.sharing.description import mermaid, model_tree
 from polytask.sharing.relations import Read, RelatedTasks, Relation
 from polytask.sharing.rows import within
-from polytask.sharing.sharing import select_rows
+from polytask.sharing.sharing import reached_by_several, select_rows
 from polytask.tasks import Task
 
 if TYPE_CHECKING:
@@ -136,11 +136,7 @@ class MultiTaskModel(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The parameters that more than one task's loss can reach: what a balancer balances."""
-        found = self.trunk.shared_parameters()
-        if self.relations:
-            several = [part.module for part in self.parts() if len(part.tasks) > 1]
-            found += [parameter for module in several for parameter in module.parameters()]
-        return list(dict.fromkeys(found))
+        return reached_by_several(self.parts())
 
     def learned(self) -> dict[str, LearnedTable]:
         """What the sharing scheme and the relations have learned about the tasks, by name."""

@@ -30,7 +30,7 @@ def features_of(trunk, inputs, tasks=TASKS):
 
 def weights_of(trunk, stage, *shape):
     mixers = trunk.exchanges[stage].mixers
-    return torch.stack([mixers[task].weights.view(shape) for task in trunk._tasks])
+    return torch.stack([mixers[task].weights.view(shape) for task in trunk.tasks])
 
 
 def test_the_formula_with_one_weight_a_layer(encoder):

@@ -19,7 +19,7 @@ from polytask.sharing.mmoe import MMoE
 from polytask.sharing.mtan import MTAN
 from polytask.sharing.nddr import NDDR
 from polytask.sharing.ple import CGC, PLE
-from polytask.sharing.sharing import LearnedTable, Part, Sharing, Trunk, TrunkOutput
+from polytask.sharing.sharing import EncoderTrunk, LearnedTable, Part, Sharing, Trunk, TrunkOutput
 from polytask.sharing.sluice import Sluice
 from polytask.sharing.soft import Soft
 from polytask.sharing.stacked import StackedExperts
@@ -71,6 +71,7 @@ __all__ = [
     "Covariance",
     "CrossStitch",
     "DSelectK",
+    "EncoderTrunk",
     "FiLM",
     "Hard",
     "Hypernetwork",

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from polytask.encoders import Encoder, Features, FeatureShape, Stage
+from polytask.encoders import Encoder, Features, Stage
 from polytask.errors import UserError, listing
 from polytask.modules import NamedModules
 from polytask.sharing.choices import Choices, Choosing, ChoosingTrunk, Drawing
@@ -162,12 +162,8 @@ class AdaShareTrunk(ChoosingTrunk):
     """
 
     def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], policy: Policy, drawing: Drawing) -> None:
-        super().__init__(drawing)
-        self.input = name
-        self.tasks = tuple(tasks)
+        super().__init__(name, encoder, tasks, drawing)
         self.policy = policy
-        self._names = encoder.stage_names
-        self._shape = encoder.shape
         self._skippable = skippable(encoder)
         self.body = encoder.stages
         # The first option is to execute, the second to skip.
@@ -259,15 +255,6 @@ class AdaShareTrunk(ChoosingTrunk):
         total = len(self._skippable)
         falling = torch.arange(total, 0, -1, device=like.device, dtype=like.dtype) / total
         return {"bottom": falling, "top": falling.flip(0), "none": torch.ones_like(falling)}[self.policy.shared_end]
-
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return self._names
 
     def parts(self) -> list[Part]:
         """See `Trunk.parts`. In evaluation a stage has the tasks that execute it, and no loss reaches the choices."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polytask.encoders import Encoder
 from polytask.errors import UserError
-from polytask.sharing.sharing import Sharing, Trunk
+from polytask.sharing.sharing import EncoderTrunk, Sharing
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,23 @@ class Choosing(Sharing):
         self.drawing = Drawing(temperature, final_temperature, straight_through, warm_up, speed)
 
 
-class ChoosingTrunk(Trunk):
+class ChoosingTrunk(EncoderTrunk):
     """A trunk that learns choices, and in evaluation goes by the likeliest ones once the warm-up is over.
 
     How far training is belongs to the state, so that a model that is loaded evaluates as the one that was saved. A
     training loop of one's own has to call `set_progress`; else the warm-up never ends.
 
     Args:
+        name: The input.
+        encoder: What the choices are about.
+        tasks: All tasks.
         drawing: How choices are drawn while training.
     """
 
     progress: Tensor
 
-    def __init__(self, drawing: Drawing) -> None:
-        super().__init__()
+    def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], drawing: Drawing) -> None:
+        super().__init__(name, encoder, tasks)
         self.drawing = drawing
         self.register_buffer("progress", torch.zeros(()))
         # The same on the host, where reading it does not wait for the device.

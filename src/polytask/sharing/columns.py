@@ -15,7 +15,7 @@ from polytask.modules import NamedModules
 from polytask.sharing.copies import copies
 from polytask.sharing.exchange import Exchange
 from polytask.sharing.mixing import pooled
-from polytask.sharing.sharing import LearnedTable, Part, Sharing, Trunk, TrunkOutput, only_encoder, select_rows
+from polytask.sharing.sharing import EncoderTrunk, LearnedTable, Part, Sharing, TrunkOutput, only_encoder, select_rows
 
 
 class ColumnSharing(Sharing, ABC):
@@ -140,7 +140,7 @@ class LayerMerge(nn.Module, ABC):
         """`[L]`, detached: how much of each stage goes into the result."""
 
 
-class ColumnsTrunk(Trunk):
+class ColumnsTrunk(EncoderTrunk):
     """Copies of an encoder's stages for each task, with exchanges between them.
 
     All columns are computed up to the last exchange, whatever tasks are wanted, since each depends on all; behind it,
@@ -169,11 +169,7 @@ class ColumnsTrunk(Trunk):
         merged: Sequence[int],
         fresh: bool,
     ) -> None:
-        super().__init__()
-        self.input = name
-        self._tasks = tuple(tasks)
-        self._names = encoder.stage_names
-        self._shape = encoder.shape
+        super().__init__(name, encoder, tasks)
         self._merged = tuple(merged)
         self._last = max((self._names.index(stage) for stage in exchanges), default=shared - 1)
         self.shared: NamedModules[Stage] = NamedModules({name: encoder.stages[name] for name in self._names[:shared]})
@@ -189,13 +185,11 @@ class ColumnsTrunk(Trunk):
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
     ) -> TrunkOutput:
         """See `Trunk.forward`."""
-        given = inputs[self.input]
-        if len(self._tasks) == 1:
-            given, rows = select_rows(given, rows.get(self._tasks[0])), {}
+        given, rows = self.rows_of_only_task(inputs[self.input], rows)
         wanted = {task: rows.get(task) for task in tasks}
         for stage in self.shared.values():
             given = stage(given)
-        columns: dict[str, Any] = dict.fromkeys(self._tasks, given)
+        columns: dict[str, Any] = dict.fromkeys(self.tasks, given)
         if self._last < len(self.shared):
             columns = {task: select_rows(given, positions) for task, positions in wanted.items()}
         layers: dict[str, list[Tensor]] = {task: [] for task in wanted}
@@ -216,20 +210,11 @@ class ColumnsTrunk(Trunk):
             columns = {task: columns[task]._replace(values=self.ends[task](layers[task])) for task in wanted}
         return TrunkOutput({task: columns[task] for task in tasks}, penalties)
 
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return self._names
-
     def parts(self) -> list[Part]:
         """See `Trunk.parts`."""
-        found = [Part(name, self._tasks, stage, depth) for depth, (name, stage) in enumerate(self.shared.items())]
+        found = [Part(name, self.tasks, stage, depth) for depth, (name, stage) in enumerate(self.shared.items())]
         for depth, (name, stages) in enumerate(self.columns.items(), start=len(self.shared)):
-            reached = {task: self._tasks if depth <= self._last else (task,) for task in self._tasks}
+            reached = {task: self.tasks if depth <= self._last else (task,) for task in self.tasks}
             found += [
                 Part(name if reached[task] == (task,) else f"{name} of {task}", reached[task], stage, depth)
                 for task, stage in stages.items()
@@ -239,7 +224,7 @@ class ColumnsTrunk(Trunk):
                 if depth == self._last:
                     found += [Part(title, (task,), mixer) for task, mixer in exchange.mixers.items()]
                 else:
-                    found.append(Part(title, self._tasks, exchange))
+                    found.append(Part(title, self.tasks, exchange))
         return found + [Part("layers", (task,), end) for task, end in self.ends.items()]
 
     def learned(self) -> dict[str, LearnedTable]:
@@ -247,7 +232,7 @@ class ColumnsTrunk(Trunk):
         found = {f"exchange behind {name}": exchange.learned() for name, exchange in self.exchanges.items()}
         if self.ends:
             values = torch.stack([end.shares() for end in self.ends.values()])
-            found["layers"] = LearnedTable(values, self._tasks, tuple(self._names[depth] for depth in self._merged))
+            found["layers"] = LearnedTable(values, self.tasks, tuple(self._names[depth] for depth in self._merged))
         return found
 
 

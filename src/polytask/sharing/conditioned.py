@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from polytask.encoders import Encoder, Features, FeatureShape
+from polytask.encoders import Encoder, Features
 from polytask.errors import UserError
-from polytask.sharing.sharing import Trunk, TrunkOutput, select_rows
+from polytask.sharing.sharing import EncoderTrunk, TrunkOutput, select_rows
 
 SomeStages = Literal["all"] | Sequence[str]
 
 
-class ConditionedTrunk(Trunk):
+class ConditionedTrunk(EncoderTrunk):
     """An encoder that all tasks share, with something small in it that depends on the task.
 
     The stages before the first such place are computed once, for all rows. From there on features differ from task to
@@ -28,11 +28,8 @@ class ConditionedTrunk(Trunk):
     """
 
     def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], together: int) -> None:
-        super().__init__()
-        self.input = name
-        self.tasks = tuple(tasks)
+        super().__init__(name, encoder, tasks)
         self.shared = encoder.stages
-        self._shape = encoder.shape
         self._together = together
 
     def forward(
@@ -41,7 +38,7 @@ class ConditionedTrunk(Trunk):
         """See `Trunk.forward`."""
         if not tasks:
             return TrunkOutput({})
-        values, rows = rows_of_only_task(inputs[self.input], self.tasks, tasks, rows)
+        values, rows = self.rows_of_only_task(inputs[self.input], rows)
         names = self.stage_names
         for name in names[: self._together]:
             values = self.shared[name](values)
@@ -64,27 +61,6 @@ class ConditionedTrunk(Trunk):
     def adapt(self, task: str, stage: str, features: Features) -> Features:
         """What happens to a task's features behind a stage: nothing, unless a scheme says so."""
         return features
-
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return tuple(self.shared)
-
-
-def rows_of_only_task(
-    value: Any, all_tasks: Sequence[str], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
-) -> tuple[Any, Mapping[str, Tensor | None]]:
-    """An input with the rows that are still to be selected from it.
-
-    A task that shares its stages with no other needs no row but its own, from the input on.
-    """
-    if len(all_tasks) > 1:
-        return value, rows
-    return select_rows(value, rows.get(tasks[0])), {}
 
 
 def check_some_stages(scheme: str, parameter: str, stages: SomeStages) -> None:

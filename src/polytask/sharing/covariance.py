@@ -120,7 +120,6 @@ class CovarianceTrunk(TreeTrunk):
         together, apart = [list(tasks)], [[task] for task in tasks]
         depths = range(len(encoder.stage_names))
         super().__init__(name, encoder, tasks, [together if depth < shared else apart for depth in depths])
-        self._tasks = tuple(tasks)
         self._strength = scheme.strength
         self._heads = scheme.relate != "stages"
         self._alone = scheme.relate == "heads"
@@ -135,7 +134,7 @@ class CovarianceTrunk(TreeTrunk):
         if not self.training or not len(self.covariances):
             return found
         penalties = [
-            covariance.penalty([_matrices(self.levels[stage][task]) for task in self._tasks])
+            covariance.penalty([_matrices(self.levels[stage][task]) for task in self.tasks])
             for stage, covariance in self.covariances.items()
         ]
         return TrunkOutput(found.features, {"stage_covariance": self._strength * torch.stack(penalties).sum()})
@@ -148,10 +147,10 @@ class CovarianceTrunk(TreeTrunk):
         """
         if self.head_covariance is None:
             return {}
-        weights = [_last_layer(heads[task]) for task in self._tasks]
+        weights = [_last_layer(heads[task]) for task in self.tasks]
         groups = groups_of(weights)
-        if self._alone and len(self._tasks) > 1 and not any(len(group) > 1 for group in groups):
-            shapes = [f"{task}: {_shape_text(tensors)}" for task, tensors in zip(self._tasks, weights, strict=True)]
+        if self._alone and len(self.tasks) > 1 and not any(len(group) > 1 for group in groups):
+            shapes = [f"{task}: {_shape_text(tensors)}" for task, tensors in zip(self.tasks, weights, strict=True)]
             raise UserError(
                 "covariance relates tasks whose heads' last linear layers have the same shape, but no two of them do "
                 f"({', '.join(shapes[:12])}). Relate stages of the tasks' own instead (relate: stages, with a "
@@ -169,8 +168,7 @@ class CovarianceTrunk(TreeTrunk):
         for stage, covariance in self.covariances.items():
             found[f"task correlations of {stage}"] = covariance
         return {
-            name: LearnedTable(covariance.correlations(), self._tasks, self._tasks)
-            for name, covariance in found.items()
+            name: LearnedTable(covariance.correlations(), self.tasks, self.tasks) for name, covariance in found.items()
         }
 
 

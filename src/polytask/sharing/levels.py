@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polytask.encoders import Encoder, Features, FeatureShape, Stage
+from polytask.encoders import Encoder, Features, Stage
 from polytask.modules import NamedModules
 from polytask.sharing.experts import ExpertKind, Experts
 from polytask.sharing.fusion import Fusion
 from polytask.sharing.gates import imbalance
 from polytask.sharing.mixing import pooled
 from polytask.sharing.mixture_plan import LevelPlan, Mix, Mixture, Reach, plan, shared_name
-from polytask.sharing.sharing import LearnedTable, Part, Trunk, TrunkOutput, select_rows
+from polytask.sharing.sharing import EncoderTrunk, LearnedTable, Part, TrunkOutput, select_rows
 
 
 class _Flow(NamedTuple):
@@ -121,7 +121,7 @@ def _add(penalties: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
         penalties[name] = penalties[name] + penalty if name in penalties else penalty
 
 
-class LevelsTrunk(Trunk):
+class LevelsTrunk(EncoderTrunk):
     """Shared stages, then levels of experts and gates.
 
     Args:
@@ -143,11 +143,7 @@ class LevelsTrunk(Trunk):
         kind: ExpertKind,
         mixture: Mixture,
     ) -> None:
-        super().__init__()
-        self.input = name
-        self._tasks = tuple(tasks)
-        self._names = encoder.stage_names
-        self._shape = kind.shape
+        super().__init__(name, encoder, tasks, kind.shape)
         self._experts = mixture.expert_names(tasks)
         self.stages_in_common: NamedModules[Stage] = NamedModules(
             {stage: encoder.stages[stage] for stage in self._names[:shared]}
@@ -169,36 +165,25 @@ class LevelsTrunk(Trunk):
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
     ) -> TrunkOutput:
         """See `Trunk.forward`."""
-        given = inputs[self.input]
-        if len(self._tasks) == 1:
-            given, rows = select_rows(given, rows.get(self._tasks[0])), {}
+        given, rows = self.rows_of_only_task(inputs[self.input], rows)
         for stage in self.stages_in_common.values():
             given = stage(given)
-        places = {task: place for place, task in enumerate(self._tasks)}
-        wanted = _Request(frozenset(places[task] for task in tasks), [rows.get(task) for task in self._tasks])
-        flows = [_Flow(given, pooled(given), frozenset(places.values()))] * (len(self._tasks) + 1)
+        places = {task: place for place, task in enumerate(self.tasks)}
+        wanted = _Request(frozenset(places[task] for task in tasks), [rows.get(task) for task in self.tasks])
+        flows = [_Flow(given, pooled(given), frozenset(places.values()))] * (len(self.tasks) + 1)
         penalties: dict[str, Tensor] = {}
         for level in self.levels:
             flows = level(flows, wanted, penalties)
         return TrunkOutput({task: flows[places[task]].features for task in tasks}, penalties)
 
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return self._names
-
     def parts(self) -> list[Part]:
         """See `Trunk.parts`."""
         common = enumerate(self.stages_in_common.items())
-        found = [Part(name, self._tasks, stage, depth) for depth, (name, stage) in common]
+        found = [Part(name, self.tasks, stage, depth) for depth, (name, stage) in common]
         for where, level in self._numbered():
             for group, experts in zip(level.plan.groups, level.experts, strict=True):
                 found += experts.parts(self._experts[group.start : group.stop], self._named(group.reach), where)  # type: ignore[operator]
-            for unit, (mix, fusion) in zip((*self._tasks, shared_name(self._tasks)), level.units(), strict=False):
+            for unit, (mix, fusion) in zip((*self.tasks, shared_name(self.tasks)), level.units(), strict=False):
                 found.append(Part(f"gate of {unit}{where}", self._named(mix.reach), fusion))
         return found
 
@@ -208,13 +193,13 @@ class LevelsTrunk(Trunk):
         for where, level in self._numbered():
             units = [fusion for _, fusion in level.units()]
             usage = torch.stack([self._spread(fusion.gate.usage, fusion.columns) for fusion in units])
-            names = (*self._tasks, shared_name(self._tasks))[: len(units)]
+            names = (*self.tasks, shared_name(self.tasks))[: len(units)]
             found[f"gates{where}"] = LearnedTable(usage, names, self._experts)
             own = [fusion.own.detach() for fusion in level.fusions.values() if fusion.own is not None]
             if own:
                 numbers = range(1, len(own[0]) + 1)
                 columns = tuple(f"expert {number}" for number in numbers)
-                found[f"own experts{where}"] = LearnedTable(torch.stack(own), self._tasks, columns)
+                found[f"own experts{where}"] = LearnedTable(torch.stack(own), self.tasks, columns)
         return found
 
     def _spread(self, values: Tensor, columns: Tensor) -> Tensor:
@@ -227,4 +212,4 @@ class LevelsTrunk(Trunk):
             yield f" in level {number}" if len(self.levels) > 1 else "", level  # type: ignore[misc]
 
     def _named(self, reach: Reach) -> tuple[str, ...]:
-        return tuple(task for place, task in enumerate(self._tasks) if place in reach)
+        return tuple(task for place, task in enumerate(self.tasks) if place in reach)

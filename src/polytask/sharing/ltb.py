@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.encoders import Encoder, Features, FeatureShape, Stage
+from polytask.encoders import Encoder, Features, Stage
 from polytask.errors import UserError
 from polytask.modules import NamedModules
 from polytask.sharing.choices import Choices, Choosing, ChoosingTrunk, Drawing
@@ -90,11 +90,7 @@ class LTBTrunk(ChoosingTrunk):
     def __init__(
         self, name: str, encoder: Encoder, tasks: Sequence[str], counts: Sequence[int], drawing: Drawing
     ) -> None:
-        super().__init__(drawing)
-        self.input = name
-        self.tasks = tuple(tasks)
-        self._names = encoder.stage_names
-        self._shape = encoder.shape
+        super().__init__(name, encoder, tasks, drawing)
         levels: dict[str, NamedModules[Stage]] = {}
         for (stage, module), count in zip(encoder.stages.items(), counts, strict=True):
             nodes = copies(module, count, fresh=not encoder.pretrained)
@@ -115,8 +111,7 @@ class LTBTrunk(ChoosingTrunk):
         return TrunkOutput(found)
 
     def _mixed(self, given: Any, tasks: Sequence[str], rows: Mapping[str, Tensor | None]) -> dict[str, Features]:
-        if len(self.tasks) == 1:
-            given, rows = select_rows(given, rows.get(self.tasks[0])), {}
+        given, rows = self.rows_of_only_task(given, rows)
         outputs: list[Features] = []
         for stage, level in self.levels.items():
             read = [given] * len(level)
@@ -180,15 +175,6 @@ class LTBTrunk(ChoosingTrunk):
             for stage, node in zip(self._names, path, strict=True):
                 groups[stage].setdefault(node, []).append(task)
         return {stage: list(members.values()) for stage, members in groups.items()}
-
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return self._names
 
     def parts(self) -> list[Part]:
         """See `Trunk.parts`. In evaluation, once the choices are made, a node has the tasks whose path it is on."""

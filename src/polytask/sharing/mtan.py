@@ -14,10 +14,9 @@ from polytask.encoders import Encoder, Features, FeatureShape
 from polytask.encoders.batch_norm import BatchNorm1d, BatchNorm2d
 from polytask.errors import UserError
 from polytask.modules import NamedModules
-from polytask.sharing.conditioned import rows_of_only_task
 from polytask.sharing.mixing import pooled
 from polytask.sharing.pointwise import pointwise
-from polytask.sharing.sharing import LearnedTable, Part, Sharing, Trunk, TrunkOutput, only_encoder, select_rows
+from polytask.sharing.sharing import EncoderTrunk, LearnedTable, Part, Sharing, TrunkOutput, only_encoder, select_rows
 
 
 class MTAN(Sharing):
@@ -132,7 +131,7 @@ class Extractor(nn.Module):
         return self.extract(found)  # type: ignore[no-any-return]
 
 
-class MTANTrunk(Trunk):
+class MTANTrunk(EncoderTrunk):
     """A shared encoder with attention modules.
 
     Args:
@@ -146,11 +145,8 @@ class MTANTrunk(Trunk):
     openness: Tensor
 
     def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], reduction: int, kernel: int) -> None:
-        super().__init__()
-        self.input = name
-        self.tasks = tuple(tasks)
+        super().__init__(name, encoder, tasks)
         self.shared = encoder.stages
-        self._shape = encoder.shape
         shapes = {stage: module.shape for stage, module in self.shared.items()}
         first = self.stage_names[0]
         self.extractors = NamedModules(
@@ -182,7 +178,7 @@ class MTANTrunk(Trunk):
         """See `Trunk.forward`."""
         if not tasks:
             return TrunkOutput({})
-        values, rows = rows_of_only_task(inputs[self.input], self.tasks, tasks, rows)
+        values, rows = self.rows_of_only_task(inputs[self.input], rows)
         attended: dict[str, Features] = {}
         for depth, (stage, module) in enumerate(self.shared.items()):
             values = module(values)
@@ -198,15 +194,6 @@ class MTANTrunk(Trunk):
     @torch.no_grad()
     def _note(self, task: str, depth: int, mask: Features) -> None:
         self.openness[self.tasks.index(task), depth].lerp_(pooled(mask).mean().to(self.openness), 0.1)
-
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return tuple(self.shared)
 
     def parts(self) -> list[Part]:
         """See `Trunk.parts`. What is new learns also where the encoder's stages are frozen."""

@@ -19,7 +19,7 @@ from polytask.modules import NamedModules
 from polytask.sharing.copies import copies
 from polytask.sharing.discriminator import Adversary, Schedule
 from polytask.sharing.mixing import pooled
-from polytask.sharing.sharing import LearnedTable, Part, Sharing, Trunk, TrunkOutput, only_encoder, select_rows
+from polytask.sharing.sharing import EncoderTrunk, LearnedTable, Part, Sharing, TrunkOutput, only_encoder, select_rows
 
 logger = logging.getLogger("polytask")
 
@@ -120,7 +120,7 @@ class SharedPrivate(Sharing):
         """What keeps the shared features, `width` of them, from telling these tasks apart."""
 
 
-class SharedPrivateTrunk(Trunk):
+class SharedPrivateTrunk(EncoderTrunk):
     """A shared encoder and a private one for each task, or parts of one.
 
     Args:
@@ -144,9 +144,9 @@ class SharedPrivateTrunk(Trunk):
         adversary: Adversary | None,
         orthogonality: tuple[float, Form],
     ) -> None:
-        super().__init__()
-        self.input = name
-        self._tasks = tuple(tasks)
+        ends = [list(stages.values())[-1] for stages in private.values()]
+        width = encoder.shape.width + (ends[0].shape.width if ends else 0)
+        super().__init__(name, encoder, tasks, FeatureShape("vector", width))
         self._common = common
         self._orthogonality = orthogonality
         self._warned = False
@@ -154,16 +154,12 @@ class SharedPrivateTrunk(Trunk):
         self.private = NamedModules({task: NamedModules(stages) for task, stages in private.items()})
         self.adversary = adversary
         self.tells_tasks_by_rows = adversary is not None
-        ends = [list(stages.values())[-1] for stages in private.values()]
-        self._shape = FeatureShape("vector", encoder.shape.width + (ends[0].shape.width if ends else 0))
 
     def forward(
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
     ) -> TrunkOutput:
         """See `Trunk.forward`. The shared encoder sees all rows; a private one, its task's."""
-        features = inputs[self.input]
-        if len(self._tasks) == 1:
-            features, rows = select_rows(features, rows.get(self._tasks[0])), {}
+        features, rows = self.rows_of_only_task(inputs[self.input], rows)
         common = features
         for depth, stage in enumerate(self.shared.values(), start=1):
             features = stage(features)
@@ -177,7 +173,7 @@ class SharedPrivateTrunk(Trunk):
         }
         if not self.training:
             return TrunkOutput(found)
-        alike = len(tasks) == len(self._tasks) and all(rows.get(task) is None for task in tasks)
+        alike = len(tasks) == len(self.tasks) and all(rows.get(task) is None for task in tasks)
         return TrunkOutput(found, self._penalties({task: each.values for task, each in shared.items()}, private, alike))
 
     def _own(self, task: str, features: Any) -> Tensor:
@@ -203,15 +199,6 @@ class SharedPrivateTrunk(Trunk):
             penalties["orthogonality"] = strength * total
         return penalties
 
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return tuple(self.shared)
-
     def parts(self) -> list[Part]:
         """See `Trunk.parts`. No task's features depend on the discriminator."""
         found = []
@@ -219,7 +206,7 @@ class SharedPrivateTrunk(Trunk):
         for depth, name in enumerate(self.shared):
             own = {task: stages[name] for task, stages in self.private.items() if name in stages}
             divided = divided or bool(own)
-            found.append(Part(name, self._tasks, self.shared[name], depth, "shared" if divided else ""))
+            found.append(Part(name, self.tasks, self.shared[name], depth, "shared" if divided else ""))
             found += [Part(f"private {name}", (task,), stage, depth, f"of {task}") for task, stage in own.items()]
         if self.adversary is not None:
             found.append(Part("discriminator", (), self.adversary.discriminator))

@@ -136,8 +136,49 @@ class Trunk(nn.Module, ABC):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The parameters that more than one task's loss can reach."""
-        shared = [part.module for part in self.parts() if len(part.tasks) > 1]
-        return list(dict.fromkeys(parameter for module in shared for parameter in module.parameters()))
+        return reached_by_several(self.parts())
+
+
+class EncoderTrunk(Trunk):
+    """A trunk over one encoder.
+
+    Args:
+        name: The input that the encoder reads.
+        encoder: The encoder.
+        tasks: All tasks.
+        shape: The features that every task's head receives; None: the encoder's.
+
+    Attributes:
+        input: The input's name.
+        tasks: All tasks.
+    """
+
+    def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], shape: FeatureShape | None = None) -> None:
+        super().__init__()
+        self.input = name
+        self.tasks = tuple(tasks)
+        self._names = encoder.stage_names
+        self._shape = shape or encoder.shape
+
+    def shape(self, task: str) -> FeatureShape:
+        """See `Trunk.shape`."""
+        return self._shape
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """See `Trunk.stage_names`."""
+        return self._names
+
+    def rows_of_only_task(
+        self, value: Any, rows: Mapping[str, Tensor | None]
+    ) -> tuple[Any, Mapping[str, Tensor | None]]:
+        """An input with the rows that are still to be selected from it.
+
+        A task that shares its stages with no other needs no row but its own, from the input on.
+        """
+        if len(self.tasks) > 1:
+            return value, rows
+        return select_rows(value, rows.get(self.tasks[0])), {}
 
 
 class Sharing(ABC):
@@ -150,6 +191,12 @@ class Sharing(ABC):
         Raises:
             UserError: The scheme cannot be applied to these encoders.
         """
+
+
+def reached_by_several(parts: Sequence[Part]) -> list[nn.Parameter]:
+    """The parameters of the parts that more than one task uses."""
+    shared = [part.module for part in parts if len(part.tasks) > 1]
+    return list(dict.fromkeys(parameter for module in shared for parameter in module.parameters()))
 
 
 def only_encoder(encoders: Mapping[str, Encoder]) -> tuple[str, Encoder]:

@@ -97,7 +97,6 @@ class SoftTrunk(TreeTrunk):
 
     def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], between: Sequence[str], scheme: Soft) -> None:
         super().__init__(name, encoder, tasks, [[[task] for task in tasks]] * len(encoder.stage_names))
-        self._tasks = tuple(tasks)
         self._between = tuple(between)
         self._measure: Measure = scheme.penalty
         self._strength = scheme.strength
@@ -107,7 +106,7 @@ class SoftTrunk(TreeTrunk):
     ) -> TrunkOutput:
         """See `Trunk.forward`. The penalty is on all networks, whatever tasks are wanted."""
         found = super().forward(inputs, tasks, rows)
-        if not self.training or len(self._tasks) == 1 or self._strength == 0:
+        if not self.training or len(self.tasks) == 1 or self._strength == 0:
             return found
         parts = [separation(networks, self._measure) for networks in self._networks(learning=True)]
         if not parts:
@@ -116,14 +115,14 @@ class SoftTrunk(TreeTrunk):
 
     def learned(self) -> dict[str, LearnedTable]:
         """See `Trunk.learned`: how far apart two networks are over the stages drawn together, by their mean length."""
-        if len(self._tasks) == 1:
+        if len(self.tasks) == 1:
             return {}
         found = [distances(networks) for networks in self._networks(learning=False)]
         if not found:
             return {}
         squares, lengths = (torch.stack(each).sum(0) for each in zip(*found, strict=True))
         relative = (squares / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).sqrt()
-        return {"distance": LearnedTable(relative, self._tasks, self._tasks)}
+        return {"distance": LearnedTable(relative, self.tasks, self.tasks)}
 
     def _networks(self, *, learning: bool) -> list[list[list[nn.Parameter]]]:
         """For each stage that is drawn together, each task's parameters; stages without any are left out.

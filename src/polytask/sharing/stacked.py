@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from polytask.encoders import Encoder, Features, FeatureShape, Stage
+from polytask.encoders import Encoder, Features, Stage
 from polytask.encoders.limits import one_of
 from polytask.errors import UserError, closest, listing
 from polytask.modules import NamedModules
 from polytask.sharing.copies import copies
 from polytask.sharing.gates import RECENT
-from polytask.sharing.sharing import LearnedTable, Part, Sharing, Trunk, TrunkOutput, only_encoder, select_rows
+from polytask.sharing.sharing import EncoderTrunk, LearnedTable, Part, Sharing, TrunkOutput, only_encoder, select_rows
 
 Gate = Literal["task", "input"]
 
@@ -75,7 +75,7 @@ class StackedExperts(Sharing):
         return StackedTrunk(name, encoder, tasks, tuple(experts), self)
 
 
-class StackedTrunk(Trunk):
+class StackedTrunk(EncoderTrunk):
     """Experts, each a whole encoder, and the tasks' gates.
 
     Args:
@@ -92,11 +92,7 @@ class StackedTrunk(Trunk):
     def __init__(
         self, name: str, encoder: Encoder, tasks: Sequence[str], experts: Sequence[str], scheme: StackedExperts
     ) -> None:
-        super().__init__()
-        self.input = name
-        self._tasks = tuple(tasks)
-        self._names = encoder.stage_names
-        self._shape = encoder.shape
+        super().__init__(name, encoder, tasks)
         made = [copies(stage, len(experts), fresh=not encoder.pretrained) for stage in encoder.stages.values()]
         self.experts: NamedModules[NamedModules[Stage]] = NamedModules(
             {
@@ -105,7 +101,7 @@ class StackedTrunk(Trunk):
             }
         )
         # One expert has all the weight: a gate would have parameters that nothing depends on.
-        gated = self._tasks if len(experts) > 1 else ()
+        gated = self.tasks if len(experts) > 1 else ()
         width = self._shape.width if scheme.gate == "input" else 0
         gates = {task: _Gate(task, experts, scheme.own, width) for task in gated}
         self.gates: NamedModules[_Gate] = NamedModules(gates)
@@ -116,9 +112,7 @@ class StackedTrunk(Trunk):
         """See `Trunk.forward`. All experts see all rows."""
         if not tasks:
             return TrunkOutput({})
-        given = inputs[self.input]
-        if len(self._tasks) == 1:
-            given, rows = select_rows(given, rows.get(self._tasks[0])), {}
+        given, rows = self.rows_of_only_task(inputs[self.input], rows)
         outputs = [self._expert(stages, given) for stages in self.experts.values()]
         if len(outputs) == 1:
             return TrunkOutput({task: select_rows(outputs[0], rows.get(task)) for task in tasks})
@@ -130,22 +124,13 @@ class StackedTrunk(Trunk):
             found[task] = select_rows(outputs[0], rows.get(task))._replace(values=mixed)
         return TrunkOutput(found)
 
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return self._names
-
     def parts(self) -> list[Part]:
         """See `Trunk.parts`."""
         found = []
         for depth, name in enumerate(self._names):
             for expert, stages in self.experts.items():
                 title = f"{name} of expert {expert}" if len(self.experts) > 1 else name
-                found.append(Part(title, self._tasks, stages[name], depth, expert))
+                found.append(Part(title, self.tasks, stages[name], depth, expert))
         return found + [Part(f"gate of {task}", (task,), gate) for task, gate in self.gates.items()]
 
     def learned(self) -> dict[str, LearnedTable]:
@@ -153,7 +138,7 @@ class StackedTrunk(Trunk):
         if not len(self.gates):
             return {}
         weights = torch.stack([gate.usage for gate in self.gates.values()])
-        return {"gates": LearnedTable(weights.detach(), self._tasks, tuple(self.experts))}
+        return {"gates": LearnedTable(weights.detach(), self.tasks, tuple(self.experts))}
 
     def _expert(self, stages: NamedModules[Stage], inputs: Any) -> Features:
         features = inputs

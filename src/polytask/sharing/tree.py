@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from polytask.encoders import Encoder, Features, FeatureShape, Stage
+from polytask.encoders import Encoder, Features, Stage
 from polytask.modules import NamedModules
 from polytask.sharing.rows import union_of, within
-from polytask.sharing.sharing import Part, Trunk, TrunkOutput, select_rows
+from polytask.sharing.sharing import EncoderTrunk, Part, TrunkOutput, select_rows
 
 Partition = Sequence[Sequence[str]]
 """Groups of tasks; each task is in one of them."""
@@ -33,7 +33,7 @@ class _Branch:
     children: tuple[_Branch, ...]
 
 
-class TreeTrunk(Trunk):
+class TreeTrunk(EncoderTrunk):
     """An encoder whose stages are shared by groups of tasks that get smaller from the input on.
 
     Copies of a stage start from the same values.
@@ -46,11 +46,7 @@ class TreeTrunk(Trunk):
     """
 
     def __init__(self, name: str, encoder: Encoder, tasks: Sequence[str], partitions: Sequence[Partition]) -> None:
-        super().__init__()
-        self.input = name
-        self._count = len(tasks)
-        self._names = encoder.stage_names
-        self._shape = encoder.shape
+        super().__init__(name, encoder, tasks)
         self._roots = _branches(tuple(tasks), partitions)
         levels = _placed(self._roots, list(encoder.stages.values()))
         self.levels = NamedModules({name: NamedModules(level) for name, level in zip(self._names, levels, strict=True)})
@@ -71,7 +67,7 @@ class TreeTrunk(Trunk):
             if not needed:
                 continue
             # A stage of all tasks sees all rows, those without any label too.
-            if len(branch.tasks) < self._count or self._count == 1:
+            if len(branch.tasks) < len(self.tasks) or len(self.tasks) == 1:
                 union = union_of(needed)
                 given, positions = select_rows(given, within(union, positions)), union
             features = self.levels[self._names[depth]][branch.key](given)
@@ -83,15 +79,6 @@ class TreeTrunk(Trunk):
                     if task in wanted
                 )
         return TrunkOutput({task: found[task] for task in tasks})
-
-    def shape(self, task: str) -> FeatureShape:
-        """See `Trunk.shape`."""
-        return self._shape
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """See `Trunk.stage_names`."""
-        return self._names
 
     def parts(self) -> list[Part]:
         """See `Trunk.parts`."""
