@@ -36,12 +36,12 @@ class Covariance(Sharing):
     reported is Ω as correlations.
 
     The layers are the last linear layers of the heads (`relate: heads`). Heads of different shapes cannot be compared:
-    tasks of equal head shape form groups, each with an Ω. Correlations mean most for linear heads on shared features,
-    where the k-th weight says the same of each task; for classes, class c of one task is set beside class c of the
-    other. `stages` relates the stages after `share_until`, each with an Ω of its own, whatever the heads are. These
-    start alike, and behind heads that differ their correlations say little about the tasks: there it is rather a
-    penalty that keeps the stages few-dimensional. The weights are matrices and kernels; biases, and the scales and
-    shifts of normalisation, are left out.
+    tasks of equal head shape form groups, each with an Ω, and a task that is alone in its group is left alone.
+    Correlations mean most for linear heads on shared features, where the k-th weight says the same of each task; for
+    classes, class c of one task is set beside class c of the other. `stages` relates the stages after `share_until`,
+    each with an Ω of its own, whatever the heads are. These start alike, and behind heads that differ their
+    correlations say little about the tasks: there it is rather a penalty that keeps the stages few-dimensional. The
+    weights are matrices and kernels; biases, and the scales and shifts of normalisation, are left out.
 
     Zhang and Yeung alternate until both have converged; here a step of one follows a step of the other. They have a
     penalty on the length of W besides, which is `weight_decay` here. The ridge is that of Argyriou, Evgeniou and Pontil
