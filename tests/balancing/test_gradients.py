@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from polytask import balancing
+from polytask.balancing import gradients
 from polytask.balancing.gradients import gramian_in_parts, plan, task_gradients
 from polytask.errors import UserError
 
@@ -144,3 +145,34 @@ def test_layer_normalisation_of_one_vector():
     jacobian = torch.stack(rows)
     torch.testing.assert_close(balancing.gramian(losses, norm.parameters()), jacobian @ jacobian.T)
     balancing.create("equal").backward(losses)
+
+
+def test_a_lookup_in_a_small_table_keeps_gradients_no_larger_than_the_table():
+    words = torch.randint(5, (16, 8))
+    small, large = nn.Embedding(5, 3), nn.Embedding(1000, 3)
+    for table, ghosts in ((small, 0), (large, 1), (nn.Embedding(5, 3, sparse=True), 1)):
+        hidden = table(words).sum(1)
+        assert len(plan([hidden.sum(), hidden.square().sum()], None).ghosts) == ghosts
+
+
+def test_weight_gradients_are_not_copied_before_the_last_pass():
+    weights = nn.ParameterList([nn.Parameter(torch.randn(50)) for _ in range(3)])
+    losses = [sum((index + 1) * weight.square().sum() for weight in weights) for index in range(4)]
+    found = task_gradients(plan(losses, None), losses)
+    assert found._workspace._buffers == {}
+    (block,) = found.blocks
+    assert block.rows.shape == (4, 150)
+    torch.testing.assert_close(block.rows[3], 8 * torch.cat(block.parameters).detach())
+
+
+def test_many_weights_are_put_side_by_side_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(gradients, "_BLOCK", 100)
+    weights = nn.ParameterList([nn.Parameter(torch.randn(size, dtype=torch.float64)) for size in (60, 30, 20, 300, 5)])
+    losses = [sum((index + 1) * weight.square().sum() for weight in weights) for index in range(3)]
+    found = task_gradients(plan(losses, weights), losses, keep_graph=True)
+    assert [block.rows.shape[1] for block in found.blocks] == [90, 20, 300, 5]
+    square = 4 * torch.cat(list(weights)).detach().square().sum()
+    factors = torch.arange(1, 4, dtype=torch.float64)
+    torch.testing.assert_close(found.gramian(), square * torch.outer(factors, factors))
+    (whole,) = task_gradients(plan(losses, None), losses, whole=True).blocks
+    assert whole.rows.shape == (3, 415)

@@ -35,7 +35,9 @@ def test_it_agrees_with_the_frank_wolfe_steps_of_torchjd(jacobian):
     expected = aggregation.MGDAWeighting(epsilon=1e-6, max_iters=500)(jacobian @ jacobian.T) @ jacobian
     update = MGDA().combine(jacobian)
     assert update.norm() <= expected.norm() * (1 + 1e-9)
-    assert relative(update, expected) < 0.05
+    # However early those steps end, the shortest combination lies within the square root of their duality gap.
+    gap = expected.square().sum() - (jacobian @ expected).min()
+    assert (update - expected).square().sum() <= gap + 1e-12 * jacobian.square().sum()
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -230,30 +230,27 @@ class Block:
 class TaskGradients:
     """The gradients of K losses, taken in one by one.
 
+    Weight gradients are held as autograd made them until all are there, and only then put side by side: copies made
+    earlier would be there together with the activations that a pass still needs.
+
     Args:
         planned: Tells what the rows hold.
         count: K.
-        workspace: Where they are kept; what was kept there before is lost.
+        workspace: Where the gradients of outputs are kept; what was kept there before is lost.
+        whole: Whether the parameters of a device make one block, however large.
     """
 
-    def __init__(self, planned: Plan, count: int, workspace: Workspace) -> None:
+    def __init__(self, planned: Plan, count: int, workspace: Workspace, *, whole: bool = False) -> None:
         self.count = count
         self.others: list[tuple[tuple[Tensor, Tensor], ...]] = []
         self._plan = planned
         self._workspace = workspace
+        self._whole = whole
         self._reached: list[list[int]] = [[] for _ in planned.ghosts]
         self._outputs: list[Tensor | None] = [None for _ in planned.ghosts]
+        weights = (*planned.direct, *(p for layers in planned.gathered for p in layers[0].parameters))
+        self._found: dict[Tensor, list[Tensor | None]] = {parameter: [] for parameter in weights}
         self._sparse: dict[Tensor, list[Tensor | None]] = {}
-        self._dense: set[Tensor] = set()
-        columns: dict[torch.device, list[Tensor]] = {}
-        for parameter in (*planned.direct, *(p for layers in planned.gathered for p in layers[0].parameters)):
-            columns.setdefault(parameter.device, []).append(parameter)
-        self.blocks = [self._block(device, parameters) for device, parameters in columns.items()]
-
-    def _block(self, device: torch.device, parameters: Sequence[Tensor]) -> Block:
-        dtype = reduce(torch.promote_types, {parameter.dtype for parameter in parameters}, torch.float32)
-        shape = (self.count, sum(parameter.numel() for parameter in parameters))
-        return Block(tuple(parameters), self._workspace.take("direct", shape, dtype, device))
 
     @torch.no_grad()
     def add(self, row: Row) -> None:
@@ -274,17 +271,34 @@ class TaskGradients:
         for layers, found in zip(self._plan.gathered, row.gathered, strict=True):
             if found is not None:
                 gradients.update(zip(layers[0].parameters, found, strict=True))
-        for block in self.blocks:
-            row_of = []
-            for parameter in block.parameters:
-                gradient = gradients.get(parameter)
-                if gradient is not None and gradient.is_sparse:
-                    self._sparse.setdefault(parameter, [None] * self.count)[index] = gradient
-                    gradient = gradient.to_dense()
-                elif gradient is not None:
-                    self._dense.add(parameter)
-                row_of.append(flat(gradient, parameter, block.rows.dtype))
-            torch.cat(row_of, out=block.rows[index])
+        for parameter, held in self._found.items():
+            held.append(gradients.get(parameter))
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The weight gradients of all tasks, in pieces of bounded size for each device unless they are to be whole."""
+        groups: dict[torch.device, list[list[Tensor]]] = {}
+        for parameter in self._found:
+            chosen = groups.setdefault(parameter.device, [[]])
+            if chosen[-1] and not self._whole and sum(p.numel() for p in (*chosen[-1], parameter)) > _BLOCK:
+                chosen.append([])
+            chosen[-1].append(parameter)
+        return [self._block(parameters) for chosen in groups.values() for parameters in chosen]
+
+    @torch.no_grad()
+    def _block(self, parameters: Sequence[Tensor]) -> Block:
+        dtype = reduce(torch.promote_types, {parameter.dtype for parameter in parameters}, torch.float32)
+        width = sum(parameter.numel() for parameter in parameters)
+        rows = torch.empty(self.count, width, dtype=dtype, device=parameters[0].device)
+        # Taken out, so that what was held goes as the blocks come.
+        held = [self._found.pop(parameter) for parameter in parameters]
+        for parameter, found in zip(parameters, held, strict=True):
+            known = [gradient for gradient in found if gradient is not None]
+            if known and all(gradient.is_sparse for gradient in known):
+                self._sparse[parameter] = found
+        for into, of_task in zip(rows, zip(*held, strict=True), strict=True):
+            torch.cat([flat(g, p, dtype) for g, p in zip(of_task, parameters, strict=True)], out=into)
+        return Block(tuple(parameters), rows)
 
     @torch.no_grad()
     def gramian(self) -> Tensor:
@@ -322,17 +336,14 @@ class TaskGradients:
             if self._plan.graph.leaf(parameter) is None and not gradient.any():
                 continue
             # A copy: the update may be something that the method keeps.
-            accumulate((parameter,), (gradient.to_sparse(1) if self._all_sparse(parameter) else gradient,), copy=True)
+            accumulate((parameter,), (gradient.to_sparse(1) if parameter in self._sparse else gradient,), copy=True)
         accumulate_others(self.others, None)
-
-    def _all_sparse(self, parameter: Tensor) -> bool:
-        return parameter in self._sparse and parameter not in self._dense
 
     def _accumulate_block(self, block: Block, weights: Tensor) -> None:
         update = weights.to(block.rows, non_blocking=True) @ block.rows
         for parameter, piece in pieces(block.parameters, update):
             gradient = piece
-            if self._all_sparse(parameter):
+            if parameter in self._sparse:
                 chosen = weights.to(parameter, non_blocking=True)
                 pairs = zip(self._sparse[parameter], chosen, strict=True)
                 gradient = reduce(torch.add, [found * weight for found, weight in pairs if found is not None])
@@ -346,6 +357,7 @@ def task_gradients(
     *,
     others: bool = True,
     keep_graph: bool = False,
+    whole: bool = False,
 ) -> TaskGradients:
     """Measure the gradients of all tasks, one pass each.
 
@@ -355,9 +367,10 @@ def task_gradients(
         workspace: Where they are kept.
         others: Whether to measure the gradients of the other parameters too, in the same passes.
         keep_graph: Whether the graph is to be used again afterwards.
+        whole: Whether the parameters of a device make one block, however large.
     """
     last = max((index for index, loss in enumerate(losses) if loss.requires_grad), default=-1)
-    found = TaskGradients(planned, len(losses), workspace or Workspace())
+    found = TaskGradients(planned, len(losses), workspace or Workspace(), whole=whole)
     with Listener(planned.edges) as listener:
         for index in range(len(losses)):
             found.add(row(planned, losses, index, listener, others=others, keep_graph=keep_graph or index != last))
@@ -370,7 +383,7 @@ def whole_gradients(planned: Plan, losses: Sequence[Tensor]) -> TaskGradients:
     Raises:
         UserError: The shared parameters are on several devices.
     """
-    found = task_gradients(planned, losses)
+    found = task_gradients(planned, losses, whole=True)
     if len(found.blocks) > 1:
         raise UserError("The shared parameters are on several devices, which this method cannot work with.")
     return found
@@ -477,12 +490,15 @@ def products(rows: Tensor) -> Tensor:
 _PIECE = 2**14
 """Numbers of one task that are summed at once."""
 
+_BLOCK = 2**18
+"""Numbers of one task that a block holds, unless a single parameter has more."""
+
 
 def flat(gradient: Tensor | None, parameter: Tensor, dtype: torch.dtype) -> Tensor:
     """A gradient as a vector, 0 where there is none."""
     if gradient is None:
         return torch.zeros(parameter.numel(), dtype=dtype, device=parameter.device)
-    return gradient.reshape(-1).to(dtype)
+    return (gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1).to(dtype)
 
 
 def weighted_sum(stacked: Tensor, weights: Tensor, tasks: Sequence[int]) -> Tensor:

@@ -250,8 +250,8 @@ class Lookup(Layer):
         return not self.sparse
 
     def ghost_pays(self, tasks: int) -> bool:
-        """See `Layer.ghost_pays`: the rows in use are fewer than all, or the update needs them only."""
-        return True
+        """See `Layer.ghost_pays`: where fewer rows are looked up than there are, or the update needs them only."""
+        return self.sparse or self.indices.numel() < len(self.parameters[0])
 
     def products_pay(self, tasks: int) -> bool:
         """See `Layer.products_pay`."""
