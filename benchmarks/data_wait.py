@@ -21,8 +21,8 @@ from lightning.pytorch.callbacks import Callback
 
 from polytask.config import load_config
 from polytask.data.batch import Batch
-from polytask.data.loader import Loader
 from polytask.training.job import make_job
+from polytask.training.plan import Steps
 
 EPOCHS = 5
 
@@ -30,7 +30,7 @@ EPOCHS = 5
 class Timed(Callback):
     """A loader that measures how long each of its epochs waits; a callback, to know when an epoch ends."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Steps) -> None:
         self._loader = loader
         self._start = self._waited = 0.0
         self.epochs: list[tuple[float, float]] = []
@@ -38,8 +38,7 @@ class Timed(Callback):
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
-        self._loader.set_epoch(len(self.epochs))
+    def __iter__(self) -> Iterator[list[Batch]]:
         self._start, self._waited = time.perf_counter(), 0.0
         asked = self._start
         for batch in self._loader:

@@ -22,8 +22,12 @@ from polytask.config.reference import type_text
 from polytask.config.schema import (
     DataConfig,
     EarlyStoppingConfig,
+    LROnPlateauConfig,
     ModelConfig,
+    RatesConfig,
     SplitConfig,
+    TaskStoppingConfig,
+    TaskTrainingConfig,
     TrainingConfig,
     TransferConfig,
 )
@@ -35,6 +39,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data.split": SplitConfig,
     "model": ModelConfig,
     "training": TrainingConfig,
+    "training.tasks.NAME": TaskTrainingConfig,
+    "training.tasks.NAME.lr_on_plateau": LROnPlateauConfig,
+    "training.tasks.NAME.early_stopping": TaskStoppingConfig,
+    "training.encoders.NAME": RatesConfig,
     "training.early_stopping": EarlyStoppingConfig,
     "training.transfer": TransferConfig,
 }
@@ -42,9 +50,12 @@ FAMILIES = {
     "inputs": ("an input for each name", "inputs.md"),
     "tasks": ("a task for each name", "tasks.md"),
     "balancing": ("a balancer", "balancing.md"),
+    "schedule": ("a schedule of tasks", "schedules.md"),
     "model.encoders": ("an encoder for each input's name", "encoders.md"),
     "model.sharing": ("a sharing scheme", "sharing.md"),
     "model.relations": ("a list of relations", "sharing.md#relations-between-tasks"),
+    "training.sampler": ("a sampler", "samplers.md"),
+    "training.tasks.NAME.sampler": ("a sampler", "samplers.md"),
     "training.optimizer": ("an optimiser", "optimization.md#optimisers"),
     "training.lr_schedule": ("a schedule", "optimization.md#learning-rate-schedules"),
 }
@@ -90,6 +101,8 @@ def taken(path: str, field: FieldInfo) -> str:
         return f"[{words}]({page})"
     if path in SECTIONS:
         return f"[a section](#{path.replace('.', '')})"
+    if f"{path}.NAME" in SECTIONS:
+        return f"[a section](#{path.replace('.', '')}name) for each name"
     return type_text(field.annotation) + limits(field)
 
 

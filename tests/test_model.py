@@ -2,6 +2,8 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from polytask import MultiTaskModel, UserError, sharing
@@ -252,3 +254,74 @@ def test_a_batch_without_any_label_has_no_loss(scheme):
         batch = Batch.of(inputs, nothing, {t: v.bool() for t, v in nothing.items()}, torch.arange(3))
         for training in (True, False):
             assert model.train(training).objectives(batch) == ({}, {})
+
+
+@st.composite
+def holed_batches(draw):
+    """Tasks of several kinds, some with kin, and labels with holes."""
+    rows, seed = 7, draw(st.integers(0, 1000))
+    torch.manual_seed(seed)
+    made = [
+        lambda name: Classification(name, classes=3),
+        lambda name: Classification(name, classes=3, class_weights={"0": 2.0}),
+        lambda name: Regression(["u", "v"], name=name, mean=[1.0, 2.0], std=[3.0, 4.0]),
+        lambda name: MultiLabel(name, classes=2),
+        lambda name: Regression(name, hidden=[3]),
+    ]
+    chosen = draw(st.lists(st.integers(0, len(made) - 1), min_size=1, max_size=6))
+    tasks = [made[kind](f"t{number}") for number, kind in enumerate(chosen)]
+    targets, masks, weights = {}, {}, {}
+    for kind, task in zip(chosen, tasks, strict=True):
+        shape = {0: (rows,), 1: (rows,), 2: (rows, 2), 3: (rows, 2), 4: (rows, 1)}[kind]
+        target = torch.randint(2, shape)
+        targets[task.name] = target if kind < 2 else target.double()
+        share = draw(st.sampled_from([0.0, 0.5, 1.0]))
+        masks[task.name] = torch.rand(shape) < share
+        if draw(st.booleans()):
+            weights[task.name] = torch.rand(rows, dtype=torch.float64)
+    inputs = {"row": torch.randn(rows, 4, dtype=torch.float64)}
+    return tasks, Batch.of(inputs, targets, masks, torch.arange(rows), weights)
+
+
+@settings(max_examples=80, deadline=None)
+@given(holed_batches(), st.sampled_from([None, "bottom"]), st.booleans())
+def test_together_is_the_same_as_one_by_one(made, share_until, given_totals):
+    tasks, batch = made
+    torch.manual_seed(0)
+    model = MultiTaskModel({"row": Layers()}, tasks, Hard(share_until)).double()
+    totals = {name: total + 3 for name, total in model.totals(batch).items()} if given_totals else None
+    plain = model.objectives(batch, totals).losses
+    together = model.objectives(batch, totals, together=True).losses
+    assert list(together) == list(plain)
+    if not plain:
+        return
+    for name, loss in plain.items():
+        torch.testing.assert_close(together[name], loss, rtol=1e-10, atol=1e-12)
+    factors = torch.arange(1.0, 1.0 + len(plain), dtype=torch.float64)
+    sums = [(torch.stack(list(losses.values())) * factors).sum() for losses in (plain, together)]
+    for one, other in zip(gradients(model, sums[0]), gradients(model, sums[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_kin_are_computed_in_one_call_where_all_read_the_same_features(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "polytask.model.losses_together", lambda tasks, *_, **__: calls.append(len(tasks)) or torch.zeros(len(tasks))
+    )
+    tasks = [Classification(name, classes=3) for name in "abc"]
+    full = torch.ones(4, dtype=torch.bool)
+    batch = Batch.of(
+        {"row": torch.randn(4, 4)},
+        {name: torch.zeros(4, dtype=torch.long) for name in "abc"},
+        {"a": full, "b": torch.tensor([True, False, False, True]), "c": full & False},
+        torch.arange(4),
+    )
+    for share_until, expected in ((None, [2]), ("bottom", [])):
+        calls.clear()
+        model = MultiTaskModel({"row": Layers()}, tasks, Hard(share_until))
+        assert list(model.objectives(batch, together=True).losses) == ["a", "b"]
+        assert calls == expected
+    calls.clear()
+    wide = [Classification(name, classes=200_000) for name in "ab"]
+    MultiTaskModel({"row": Layers()}, wide).objectives(batch, together=True)
+    assert calls == []  # the head for the rows without a label would cost more than it saves

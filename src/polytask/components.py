@@ -11,6 +11,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -28,6 +29,19 @@ class _FromData:
 
 FROM_DATA = _FromData()
 FromData = Annotated[T, FROM_DATA]
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Marks a parameter that is itself a component: `Annotated[Order | str, Nested("order")]`.
+
+    In a configuration it is a name, or a mapping with its type and settings.
+
+    Attributes:
+        kind: What it is: the value of a `polytask.config.families.Kind`.
+    """
+
+    kind: str
 
 
 class Family(Generic[T]):

@@ -20,6 +20,8 @@ class TargetSpec:
         classes: The classes in order when the user fixed them; None: found on the training part.
         unseen: What a class that the training part does not have does later: `error`, or `unknown`, an extra class.
         separator: What separates the labels in a text column of kind `labels`.
+        sources: The data sets, by name, that the labels are taken from; None: all that have the columns.
+        sample_weight: The column with what each row counts in the mean loss; None: all the same.
     """
 
     kind: TargetKind
@@ -27,6 +29,8 @@ class TargetSpec:
     classes: tuple[str, ...] | None = None
     unseen: Literal["error", "unknown"] = "error"
     separator: str = "|"
+    sources: tuple[str, ...] | None = None
+    sample_weight: str | None = None
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,13 @@ class TextShape:
         vocabulary: Number of ids, the special ones included.
         length: The greatest number of tokens of one text.
         padding: The id that fills short texts.
+        weightings: Number of weights that come with each token.
     """
 
     vocabulary: int
     length: int = 512
     padding: int = 0
+    weightings: int = 0
 
 
 InputShape = TabularShape | ImageShape | TextShape

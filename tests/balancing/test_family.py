@@ -13,6 +13,8 @@ PARAMETERS = {
     "gradient_cosine": {"main": "a"},
     "ol_aux": {"main": "a"},
     "meta_balance": {"main": "a"},
+    "annealed": {"main": "a", "steps": 10},
+    "auto_lambda": {"main": "a"},
 }
 
 

@@ -229,7 +229,7 @@ def test_several_processes_are_refused_until_they_exchange_task_gradients(networ
     if processes == 1:
         step(InverseLength(), network, inputs)
     else:
-        with pytest.raises(UserError, match="several processes do not exchange yet"):
+        with pytest.raises(UserError, match="several processes do not exchange by themselves"):
             step(InverseLength(), network, inputs)
 
 

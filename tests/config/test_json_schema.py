@@ -54,7 +54,10 @@ def test_it_has_the_sections_with_their_descriptions(schema):
     assert list(schema["properties"]) == list(Config.model_fields)
     assert schema["required"] == ["data", "inputs", "tasks"]
     training = resolve(schema, schema["properties"]["training"])
-    assert training["properties"]["epochs"]["description"] == "How many times the training rows are seen."
+    assert (
+        training["properties"]["epochs"]["description"]
+        == "How many epochs there are; after each one the model is validated, and a checkpoint is written."
+    )
     assert training["properties"]["epochs"]["minimum"] == 1
     assert training["properties"]["optimizer"]["default"] == {"type": "adamw"}
     limits = training["properties"]["gradient_clip"]["anyOf"]

@@ -151,7 +151,7 @@ def test_a_saved_model_has_its_relations_again(load, tmp_path):
     described = load_description(tmp_path / "model")
     again, _ = described.build(job.preparation.shapes)
     again.load_state_dict(job.model.state_dict())
-    inputs = next(iter(job.train)).inputs
+    inputs = next(iter(job.train.loader)).inputs
     expected = job.model.eval()(inputs)
     torch.testing.assert_close(again.eval()(inputs), expected)
     content = json.loads((tmp_path / "model" / "config.json").read_text())

@@ -13,6 +13,7 @@ from polytask.shapes import ImageShape, TabularShape, TextShape
 ROWS = 5
 TABLE = TabularShape(numeric=3, cardinalities=(4, 7))
 TEXT = TextShape(vocabulary=50, length=16, padding=1)
+WEIGHTED = TextShape(vocabulary=50, length=16, padding=1, weightings=2)
 TINY = {
     "vocab_size": 50,
     "num_hidden_layers": 2,
@@ -45,7 +46,11 @@ class Case:
             codes = [torch.randint(n, (rows,), generator=random) for n in self.shape.cardinalities]
             numeric = torch.randn(rows, self.shape.numeric, generator=random)
             return {"numeric": numeric, "categorical": torch.stack(codes, dim=1)}
-        return texts([3 + 2 * row for row in range(rows)], random)
+        found = texts([3 + 2 * row for row in range(rows)], random)
+        if self.shape.weightings:
+            weights = torch.rand(*found["ids"].shape, self.shape.weightings, generator=random)
+            found["weights"] = weights * found["mask"].unsqueeze(2)
+        return found
 
 
 def texts(lengths: list[int], random: torch.Generator) -> dict[str, torch.Tensor]:
@@ -69,6 +74,8 @@ CASES = {
     "timm-transformer": Case("timm", ImageShape(1, 32, 32), {"name": "vit_tiny_patch16_224"}),
     "bag": Case("bag", TEXT, {"dim": 8}),
     "bag-hidden": Case("bag", TEXT, {"dim": 8, "hidden": 6, "dropout": 0.1}),
+    "bag-weighted": Case("bag", WEIGHTED, {"dim": 8, "std": 0.2}),
+    "bag-weighted-hidden": Case("bag", WEIGHTED, {"dim": 8, "hidden": 6, "dropout": 0.1}),
     "bigru": Case("bigru", TEXT, {"dim": 6, "hidden": 5, "depth": 2}),
     "bigru-mean": Case("bigru", TEXT, {"dim": 6, "hidden": 5, "pooling": "mean"}),
     "bigru-last": Case("bigru", TEXT, {"dim": 6, "hidden": 5, "pooling": "last"}),

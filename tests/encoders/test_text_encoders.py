@@ -5,12 +5,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from polytask import balancing, encoders
 from polytask.encoders import Bag, BiGRU, Features, TextCNN, Transformer
 from polytask.encoders.attention import SelfAttention
 from polytask.encoders.token_pooling import TokenPool
 from polytask.encoders.transformer import sinusoids
 from polytask.errors import UserError
 from polytask.shapes import TextShape
+
+from .cases import CASES
 
 TEXT = TextShape(vocabulary=50, length=16, padding=1)
 LENGTHS = [9, 1, 4, 6]
@@ -86,6 +89,71 @@ def test_bag_is_the_mean_of_embeddings(make_texts):
     texts = [inputs["ids"][row, :length] for row, length in enumerate(LENGTHS)]
     offsets = torch.tensor([0, *LENGTHS[:-1]]).cumsum(0)
     torch.testing.assert_close(encoder(inputs).values, F.embedding_bag(torch.cat(texts), table, offsets, mode="mean"))
+
+
+@pytest.mark.parametrize("weightings", [1, 2])
+def test_bag_of_weighted_tokens_is_the_sum_of_weighted_embeddings(make_texts, weightings):
+    shape = TextShape(vocabulary=50, length=16, padding=1, weightings=weightings)
+    encoder, inputs = Bag(dim=6, shape=shape), make_texts(LENGTHS)
+    weights = torch.rand(*inputs["ids"].shape, weightings) * inputs["mask"].unsqueeze(2)
+    found = encoder({**inputs, "weights": weights}).values
+    tables = [table.weight for table in encoder.stages["embed"].module]
+    expected = sum((table[inputs["ids"]] * weights[:, :, place, None]).sum(dim=1) for place, table in enumerate(tables))
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    gradients = [table.grad.clone() for table in tables]
+    for table in tables:
+        table.grad = None
+    expected.square().sum().backward()
+    for table, gradient in zip(tables, gradients, strict=True):
+        torch.testing.assert_close(gradient, table.grad)
+
+
+def test_what_stands_in_the_padding_of_weighted_tokens_changes_nothing():
+    case = CASES["bag-weighted"]
+    encoder, inputs = case.build(), case.inputs()
+    outside = ~inputs["mask"]
+    other = {"ids": inputs["ids"].masked_fill(outside, 7), "mask": inputs["mask"]}
+    other["weights"] = inputs["weights"].masked_fill(outside.unsqueeze(2), 3.0)
+    assert torch.equal(encoder(other).values, encoder(inputs).values)
+
+
+def test_a_text_without_weights_is_zero():
+    case = CASES["bag-weighted"]
+    inputs = case.inputs()
+    inputs["weights"][1] = 0
+    assert (case.build()(inputs).values[1] == 0).all()
+
+
+def test_task_gradients_of_weighted_tokens_are_exact():
+    case = CASES["bag-weighted"]
+    encoder, inputs = case.build(), case.inputs()
+    parameters = list(encoder.parameters())
+    heads = torch.randn(3, 8)
+
+    def losses():
+        return {f"t{place}": score.square().mean() for place, score in enumerate((encoder(inputs).values @ heads.T).T)}
+
+    gradients = [torch.autograd.grad(losses()[f"t{place}"], parameters) for place in range(3)]
+    jacobian = torch.stack([torch.cat([part.flatten() for part in gradient]) for gradient in gradients])
+    found = balancing.gramian(losses(), parameters)
+    torch.testing.assert_close(found, (jacobian @ jacobian.T).to(found))
+
+
+@pytest.mark.parametrize("std", [0.01, None])
+def test_embeddings_start_as_spread_as_they_are_asked_to(std):
+    for weightings in (0, 2):
+        encoder = Bag(dim=16, std=std, shape=TextShape(5000, weightings=weightings))
+        for table in encoder.parameters():
+            assert float(table.std()) == pytest.approx(std or 0.25, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["text_cnn", "bigru", "transformer"])
+def test_only_the_bag_reads_weights(name):
+    with pytest.raises(
+        UserError, match=r"weighs its tokens \(weights\), which .* only 'bag' reads. Use that encoder, or"
+    ):
+        encoders.create(name, shape=TextShape(50, weightings=1))
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean", "last"])
@@ -186,6 +254,7 @@ def test_attention_weights_are_dropped_only_while_training():
     ("make", "message"),
     [
         (lambda: Bag(dim=0, shape=TEXT), "'dim' must be at least 1"),
+        (lambda: Bag(std=0.0, shape=TEXT), "'std' must be above 0, but 0.0 was given"),
         (lambda: BiGRU(pooling="first", shape=TEXT), "'pooling' must be one of 'max', 'mean', 'last', but 'first'"),
         (lambda: TextCNN(widths=(), shape=TEXT), "'widths' must name at least one width"),
         (lambda: TextCNN(widths=(3, 0), shape=TEXT), "'widths' must be at least 1, but 0"),

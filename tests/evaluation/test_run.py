@@ -106,7 +106,7 @@ def test_a_table_with_some_targets_is_scored_on_these_and_says_so(run: pt.Run, c
 
 
 def test_a_table_to_predict_for_need_not_have_the_targets_whose_types_are_set(run: pt.Run, tmp_path: Path):
-    from polytask.training.sources import open_later_table
+    from polytask.training.open_table import open_later_table
 
     (tmp_path / "new.csv").write_text("a,b\n1.0,2.0\n")
     typed = run.config.data.model_copy(update={"columns": {"sign": "category", "a": "number"}})

@@ -15,6 +15,8 @@ PARAMETERS = {
     "gradient_cosine": {"main": "price"},
     "ol_aux": {"main": "price"},
     "meta_balance": {"main": "price"},
+    "annealed": {"main": "price", "steps": 10},
+    "auto_lambda": {"main": "price"},
 }
 
 

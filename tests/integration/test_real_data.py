@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN_FILES = {
-    *("config.yaml", "metrics.csv", "summary.json", "split.parquet", "log.txt"),
+    *("config.yaml", "metrics.csv", "summary.json", "split.parquet", "log.txt", "overlap.csv"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model/config.json", "model/weights.safetensors"),
 }
 
@@ -90,12 +90,12 @@ def test_init_writes_a_configuration_that_trains(prepared, polytask, tmp_path: P
 
 def test_fdu_mtl(prepared, polytask, process, tmp_path: Path):
     config = prepared("fdu_mtl", "fdu_mtl")
-    small = ["training.epochs=4", "model.encoders.text.dim=32", "inputs.text.buckets=50000", "inputs.text.length=400"]
+    small = ["training.epochs=2", "inputs.text.ngrams=2", "inputs.text.min_count=10", "inputs.text.length=400"]
     run = trained(polytask, config, *small)
     found = scores(polytask, run)
     accuracy = {task: part["scores"]["accuracy"] for task, part in found["tasks"].items()}
     assert len(accuracy) == 16
-    assert sum(accuracy.values()) / 16 > 0.80, "a bag of words, four epochs"
+    assert sum(accuracy.values()) / 16 > 0.85, "a weighted bag of words and pairs of words, two epochs"
     (tmp_path / "train.csv").unlink()
     (tmp_path / "test.csv").unlink()
     pd.DataFrame({"text": ["a wonderful book , i loved it", "terrible , it broke at once"]}).to_csv(

@@ -70,6 +70,34 @@ def test_a_killed_run_resumed_equals_the_uninterrupted_one(config: Path, polytas
     assert one == other
 
 
+def test_a_run_killed_within_its_first_epoch_goes_on_from_there(config: Path, polytask):
+    settings = [
+        "schedule={type: alternating, order: random}",
+        "training.epochs=2",
+        "training.epoch_length=800",
+        "training.batch_size=8",
+        "training.checkpoint_every=50",
+    ]
+    assert polytask("train", config, *settings, "-o", "whole", "-q")[0] == 0
+    command = [sys.executable, "-m", "polytask", "train", str(config), *settings, "-o", "killed", "-q"]
+    killed = subprocess.Popen(command, cwd=config.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last = config.parent / "killed" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file():
+        assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()[0]
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    metrics = config.parent / "killed" / "metrics.csv"
+    assert not metrics.exists(), "it was killed too late to prove anything"
+
+    code, _out, err = polytask("train", "--resume", "killed", "-q")
+    assert code == 0, err
+    assert metrics.read_text() == (config.parent / "whole" / "metrics.csv").read_text()
+    one, other = ((config.parent / run / "model" / "weights.safetensors").read_bytes() for run in ("whole", "killed"))
+    assert one == other
+
+
 def test_a_run_killed_before_its_first_epoch_can_be_resumed(config: Path, polytask):
     assert polytask("train", config, "-o", "whole", "-q")[0] == 0
     assert polytask("train", config, "-o", "early", "-q")[0] == 0

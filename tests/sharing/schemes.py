@@ -51,8 +51,8 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 SCHEMES = {**{name: (name, NEEDED.get(name, {})) for name in sharing.names()}, **VARIANTS}
 
 ENCODERS = (
-    "mlp", "tabular_resnet", "ft_transformer", "cnn", "resnet", "vgg", "timm-transformer", "bag", "bigru", "text_cnn",
-    "transformer", "auto_model-bert",
+    "mlp", "tabular_resnet", "ft_transformer", "cnn", "resnet", "vgg", "timm-transformer", "bag", "bag-weighted",
+    "bigru", "text_cnn", "transformer", "auto_model-bert",
 )  # fmt: skip
 
 OF_EACH_KIND = ("tabular_resnet", "cnn", "transformer")
@@ -62,8 +62,10 @@ CHOOSING = {"adashare", "ltb"}
 """Schemes that learn choices: in evaluation no loss reaches these, so reach is tested while they are drawn."""
 
 REFUSED: set[tuple[str, str]] = {
-    ("adapters", "bag"), ("adapters-bitfit", "bag"),
-    ("adashare", "bag"), ("adashare-drawn", "bag"), ("adashare", "text_cnn"), ("adashare-drawn", "text_cnn"),
-    ("task_norm", "mlp"), ("task_norm", "bag"), ("task_norm", "bigru"), ("task_norm", "text_cnn"),
+    ("adapters", "bag"), ("adapters-bitfit", "bag"), ("adapters", "bag-weighted"), ("adapters-bitfit", "bag-weighted"),
+    ("adashare", "bag"), ("adashare-drawn", "bag"), ("adashare", "bag-weighted"), ("adashare-drawn", "bag-weighted"),
+    ("adashare", "text_cnn"), ("adashare-drawn", "text_cnn"),
+    ("task_norm", "mlp"), ("task_norm", "bag"), ("task_norm", "bag-weighted"), ("task_norm", "bigru"),
+    ("task_norm", "text_cnn"),
 }  # fmt: skip
 """Pairs of scheme and encoder that do not go together: building says so, and names both."""

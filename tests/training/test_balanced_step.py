@@ -40,13 +40,13 @@ def batch(a, b):
 
 
 def step(network, balancer):
-    return BalancedStep(balancer, network.objectives, {name: task.weight for name, task in network.tasks.items()})
+    return BalancedStep(network, balancer, {name: task.weight for name, task in network.tasks.items()})
 
 
 def test_task_weights_multiply_what_the_balancer_sees_and_not_what_is_shown():
     network, balancer = model(), Recording()
     rows = batch(range(10), range(10))
-    shown = step(network, balancer).backward(rows, network.trunk.shared_parameters(), None).losses
+    shown = step(network, balancer).backward([rows], network.trunk.shared_parameters(), None).losses
     expected = network.losses(rows)
     torch.testing.assert_close(shown, expected)
     torch.testing.assert_close(balancer.given["losses"], {"a": expected["a"], "b": 0.5 * expected["b"]})
@@ -54,9 +54,9 @@ def test_task_weights_multiply_what_the_balancer_sees_and_not_what_is_shown():
 
 def test_a_method_on_gradients_is_told_which_rows_are_labelled_where_some_are_not():
     network, balancer = model(), Recording()
-    step(network, balancer).backward(batch(range(10), range(10)), network.trunk.shared_parameters(), None)
+    step(network, balancer).backward([batch(range(10), range(10))], network.trunk.shared_parameters(), None)
     assert balancer.given["samples"] is None
-    step(network, balancer).backward(batch([0, 3, 4], range(10)), network.trunk.shared_parameters(), None)
+    step(network, balancer).backward([batch([0, 3, 4], range(10))], network.trunk.shared_parameters(), None)
     assert {task: rows.tolist() for task, rows in balancer.given["samples"].items()} == {
         "a": [0, 3, 4],
         "b": list(range(10)),
@@ -67,9 +67,9 @@ def test_gradients_are_the_same_whether_or_not_labels_are_disjoint():
     found = []
     for b in ([1, 5, 6], [1, 3, 6]):
         network = model()
-        step(network, Recording()).backward(batch([0, 3, 4], b), network.trunk.shared_parameters(), None)
+        step(network, Recording()).backward([batch([0, 3, 4], b)], network.trunk.shared_parameters(), None)
         plain = model()
-        step(plain, Equal()).backward(batch([0, 3, 4], b), plain.trunk.shared_parameters(), None)
+        step(plain, Equal()).backward([batch([0, 3, 4], b)], plain.trunk.shared_parameters(), None)
         torch.testing.assert_close([p.grad for p in network.parameters()], [p.grad for p in plain.parameters()])
         found.append(network.trunk.shared_parameters()[0].grad)
     assert not torch.equal(*found)
@@ -77,7 +77,7 @@ def test_gradients_are_the_same_whether_or_not_labels_are_disjoint():
 
 def test_a_part_of_the_batch_has_a_label_of_each_task():
     network, balancer = model(), Recording(batch_fraction=0.2)
-    step(network, balancer).backward(batch([7, 8], range(10)), network.trunk.shared_parameters(), None)
+    step(network, balancer).backward([batch([7, 8], range(10))], network.trunk.shared_parameters(), None)
     part = batch([7, 8], range(10)).part(torch.tensor([0, 1, 7]))
     expected = network.losses(part)
     torch.testing.assert_close(balancer.given["probe"], {"a": expected["a"], "b": 0.5 * expected["b"]})
@@ -111,14 +111,14 @@ class Cross(IndependentBatches):
 )
 def test_a_batch_is_divided_where_a_method_takes_several(a, tasks):
     network, balancer = model(), Cross()
-    shown = step(network, balancer).backward(batch(a, range(10)), network.trunk.shared_parameters(), None).losses
+    shown = step(network, balancer).backward([batch(a, range(10))], network.trunk.shared_parameters(), None).losses
     assert list(shown) == tasks
     assert balancer.tasks == len(tasks)
 
 
 def test_a_batch_without_a_common_task_is_left_out():
     network = model()
-    assert not step(network, Cross()).backward(batch([0], [1]), network.trunk.shared_parameters(), None).losses
+    assert not step(network, Cross()).backward([batch([0], [1])], network.trunk.shared_parameters(), None).losses
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -135,12 +135,12 @@ def test_a_method_that_looks_back_gets_the_new_losses_without_a_graph():
 
     network, balancer = model(), Back()
     balanced, rows = step(network, balancer), batch(range(10), range(10))
-    before = balanced.backward(rows, network.trunk.shared_parameters(), None).losses
+    before = balanced.backward([rows], network.trunk.shared_parameters(), None).losses
     torch.optim.SGD(network.parameters(), lr=0.1).step()
-    balanced.look_back(rows)
+    balanced.look_back([rows])
     assert balancer.seen["a"] < before["a"]
     assert not balancer.seen["a"].requires_grad
-    step(network, Equal()).look_back(rows)
+    step(network, Equal()).look_back([rows])
 
 
 @pytest.mark.parametrize("balancer", [Equal, Recording, Cross])
@@ -150,12 +150,13 @@ def test_penalties_get_their_plain_gradient_however_tasks_are_weighed(balancer, 
     scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
     for network, strength in zip(networks, (0.0, 3.0), strict=True):
 
-        def compute(part, network=network, strength=strength):
-            found = network.objectives(part)
+        def objectives(part, totals=None, *, network=network, plain=network.objectives, strength=strength, **options):
+            found = plain(part, totals, **options)
             size = network.trunk.shared_parameters()[0].square().sum() * strength
             return found._replace(penalties={"size": size + 0 * found.losses["a"].detach(), "none": torch.zeros(())})
 
-        balanced = BalancedStep(balancer(), compute, dict.fromkeys(network.task_names, 1.0))
-        balanced.backward(batch(range(10), range(10)), network.trunk.shared_parameters(), scaler)
+        network.objectives = objectives
+        balanced = BalancedStep(network, balancer(), dict.fromkeys(network.task_names, 1.0))
+        balanced.backward([batch(range(10), range(10))], network.trunk.shared_parameters(), scaler)
     without, penalised = (network.trunk.shared_parameters()[0] for network in networks)
     torch.testing.assert_close(penalised.grad - without.grad, 6 * penalised.detach() * (scale or 1.0))

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from polytask.config import Config
 from polytask.training.display import Display, number
+from polytask.training.job import make_job
 from polytask.training.train import train
 
 
@@ -62,3 +64,19 @@ def test_a_terminal_has_one_bar_and_one_table_with_a_row_a_task(config: Config, 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (float("nan"), "-"), (0.123456, "0.1235"), (1e6, "1e+06")])
 def test_numbers_have_four_digits(value, text):
     assert number(value) == text
+
+
+def test_a_run_that_goes_on_within_an_epoch_shows_how_far_it_is(config: Config, tmp_path: Path):
+    values = config.to_mapping()
+    values["training"] |= {"checkpoint_every": 3, "log_every": 1}
+    module = make_job(Config.from_mapping(values)).module
+    text = io.StringIO()
+    display = Display(Console(file=text, force_terminal=True, width=140, color_system=None))
+    assert module.plan is not None
+    module.plan.done = module.steps = 3
+    module.step_log.add(("up",), torch.tensor([0.625]), None, [8])
+    module.step_log.flush()
+    display.start(module, epochs=2)
+    display.stop()
+    assert "3/10" in text.getvalue()
+    assert "0.625" in text.getvalue()

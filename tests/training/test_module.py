@@ -64,7 +64,8 @@ def fit(trained: MultiTaskModule, data: list[Batch], valid: list[Batch] | None =
         num_sanity_val_steps=0,
         **options,
     )
-    loaders = [None if part is None else torch.utils.data.DataLoader(part, batch_size=None) for part in (data, valid)]
+    parts = ([[batch] for batch in data], valid)
+    loaders = [None if part is None else torch.utils.data.DataLoader(part, batch_size=None) for part in parts]
     trainer.fit(trained, *loaders)
 
 

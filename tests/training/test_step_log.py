@@ -61,3 +61,16 @@ def test_penalties_have_means_over_batches_and_must_be_numbers():
     assert log.epoch_means() == {"a/train/loss": 1.0, "sharing/train/distance": 2.0}
     with pytest.raises(NonFiniteLoss, match=r"penalty 'distance' of model\.sharing became nan at batch 3"):
         log.add(("a",), torch.ones(1), None, [1], {"distance": torch.tensor(float("nan"))})
+
+
+def test_an_epoch_goes_on_from_its_state():
+    whole, first, second = (StepLog(["a", "b"], every=4) for _ in range(3))
+    for number in range(7):
+        for log in (whole, first if number < 5 else second):
+            if number == 5 and log is second:
+                second.load_state_dict(first.state_dict())
+            tasks, losses = ("a", "b")[: 1 + number % 2], torch.tensor([0.1, 0.7])[: 1 + number % 2]
+            log.add(tasks, losses, losses, [3, number][: len(tasks)], {"distance": torch.tensor(float(number))})
+    assert second.state_dict() == whole.state_dict()
+    assert second.epoch_means() == whole.epoch_means()
+    assert second.batches == 7

@@ -72,3 +72,18 @@ def test_frozen_normalisation_keeps_its_statistics():
     before = first.module[1].running_mean.clone()
     first.module[1](torch.randn(16, 3))
     assert torch.equal(before, first.module[1].running_mean)
+
+
+def test_stages_can_be_frozen_for_some_epochs_beside_the_others():
+    transfer = Transfer(frozen=1, spans=[(3, 1, 3), (2, 2, None)])
+    assert [transfer.frozen_at(epoch) for epoch in range(5)] == [1, 3, 3, 2, 2]
+
+
+def test_a_span_that_ends_lets_learn_again():
+    network = model()
+    transfer = Transfer(spans=[(2, 1, 2)])
+    learns = []
+    for epoch in range(3):
+        transfer.apply(network, epoch)
+        learns.append(all(learning(network)))
+    assert learns == [True, False, True]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from polytask.balancing.accumulation import GradientSum
 from polytask.balancing.adatask import AdaTask
 from polytask.balancing.aligned_mtl import AlignedMTL
+from polytask.balancing.annealed import Annealed
+from polytask.balancing.auto_lambda import AutoLambda
 from polytask.balancing.balancer import Balancer, Score, Step
 from polytask.balancing.bandit_mtl import BanditMTL
 from polytask.balancing.cagrad import CAGrad
@@ -64,6 +67,8 @@ family: Family[Balancer] = Family(
     {
         "adatask": AdaTask,
         "aligned_mtl": AlignedMTL,
+        "annealed": Annealed,
+        "auto_lambda": AutoLambda,
         "bandit_mtl": BanditMTL,
         "cagrad": CAGrad,
         "con_fig": ConFIG,
@@ -125,6 +130,8 @@ __all__ = [
     "SLAW",
     "AdaTask",
     "AlignedMTL",
+    "Annealed",
+    "AutoLambda",
     "Balancer",
     "BanditMTL",
     "CAGrad",
@@ -141,6 +148,7 @@ __all__ = [
     "GradNorm",
     "GradVac",
     "GradientCosine",
+    "GradientSum",
     "GramianBalancer",
     "IndependentBatches",
     "JacobianBalancer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from polytask.balancing.processes import several_processes
+from polytask.balancing.stand_ins import stand_ins_behind
 from polytask.errors import UserError, listing
 
 Losses = Mapping[str, Tensor] | Sequence[Tensor]
@@ -110,6 +112,20 @@ class Balancer(nn.Module, ABC):
         """Whether `after_step` is to be called after each step of the optimiser."""
         return False
 
+    @property
+    def wants_validation(self) -> bool:
+        """Whether `before_step` is to be called before each step."""
+        return False
+
+    @property
+    def additive(self) -> bool:
+        """Whether the update is a sum of the losses with weights that no loss or gradient has a part in.
+
+        Then the micro-batches of a step can be given to `backward` one after the other, which adds up their gradients.
+        Otherwise it has to see the sums: see `GradientSum`.
+        """
+        return False
+
     def prepare(self, tasks: Sequence[str]) -> None:
         """Say which tasks there will be, before the first step; more may come later.
 
@@ -152,6 +168,28 @@ class Balancer(nn.Module, ABC):
             UserError: There is no loss, one is not a scalar, or none depends on a parameter.
         """
 
+    def before_step(
+        self,
+        training: Callable[[], Losses],
+        validation: Callable[[], Losses],
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        """Look ahead to what the step will do, for methods that ask for it (`wants_validation`).
+
+        Call it before the losses of the step are computed, and `backward` with these as ever.
+
+        Args:
+            training: Computes the losses of the step's own batch with the parameters as they are, as often as called.
+            validation: Computes the losses of the main tasks on another batch: of validation data, or of training data
+                drawn independently. Those of other tasks are not used.
+            parameters: All trainable parameters of the model. They are changed meanwhile, and then as before.
+            lr: The learning rate of the step.
+            scaler: As in `backward`.
+        """
+
     def after_step(self, losses: Losses) -> None:
         """Take in the losses of the same batch after the optimiser's step, for methods that ask for it (`looks_back`).
 
@@ -166,12 +204,13 @@ class Balancer(nn.Module, ABC):
             scores: How well the tasks did on validation data; None where that was not measured.
         """
 
-    def _refuse_processes(self) -> None:
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    def _refuse_processes(self, losses: Sequence[Tensor]) -> None:
+        # Stand-ins have the same gradients in every process.
+        if several_processes() and stand_ins_behind(losses) is None:
             raise UserError(
-                f"{type(self).__name__} measures task gradients, which several processes do not exchange yet. Use one "
-                "process, or a method of the level 'loss'."
+                f"{type(self).__name__} measures task gradients, which several processes do not exchange by "
+                "themselves. Add them up with GradientSum, and give its losses() to backward; or use one process, or a "
+                "method of the level 'loss'."
             )
 
     def tasks_of(self, values: Tensor) -> tuple[str, ...]:

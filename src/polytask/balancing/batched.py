@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from polytask.balancing.features import Features, features_of
-from polytask.balancing.gradients import Listener, Plan, TaskGradients, clear_about_a_second_pass, row_of
+from polytask.balancing.gradients import Listener, Plan, Row, TaskGradients, clear_about_a_second_pass
 from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError
 
@@ -68,7 +68,7 @@ def batched_gradients(
         for place in range(len(chunk)):
             row = [None if stack is None else stack[place] for stack in stacks]
             edges = len(planned.edges)
-            found.add(row_of(planned, row[:edges], row[edges:], specific[start + place]))
+            found.add(Row(tuple(row[:edges]), tuple(row[edges:]), tuple(specific[start + place])))
     if not keep_graph:
         planned.graph.mark_as_used()
     return found

@@ -198,7 +198,6 @@ def disjoint_gradients(
     narrow = replace(
         planned,
         ghosts=tuple(layers[place] for place in compared),
-        gathered=(),
         direct=tuple(parameter for place in formed for parameter in layers[place].parameters),
     )
     found = TaskGradients(narrow, len(losses), workspace)
@@ -208,7 +207,6 @@ def disjoint_gradients(
         found.add(
             Row(
                 tuple(_only(given[place], members[task]) for place in compared),
-                (),
                 tuple(part for place in formed for part in _part(layers[place], given[place], members[task])),
                 tuple(specific[task]),
             )

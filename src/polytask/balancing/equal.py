@@ -17,6 +17,7 @@ class Equal(LossBalancer):
 
     paper = "Kurin et al., In Defense of the Unitary Scalarization for Deep Multi-Task Learning, NeurIPS 2022"
     year = 2022
+    fixed_weights = True
 
     def combine(self, losses: Tensor) -> Tensor:
         """See `LossBalancer.combine`."""

@@ -21,6 +21,8 @@ from polytask.balancing.gradients import (
 from polytask.balancing.graph import Crossing, Graph, leaf_behind
 from polytask.balancing.layers import wide
 from polytask.balancing.precision import true_float32
+from polytask.balancing.stand_ins import stand_ins_behind
+from polytask.errors import UserError
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -128,6 +130,44 @@ def features_of(graph: Graph, shared: Iterable[Tensor]) -> Features | None:
             seen.add(node)
             waiting += [child for child, _ in node.next_functions if child is not None]
     return Features(graph, tuple(GradientEdge(node, number) for node, number in edges)) if edges else None
+
+
+def shared_features(planned: Plan, losses: Sequence[Tensor]) -> Features:
+    """The shared features of a plan for some losses.
+
+    Raises:
+        UserError: There is no one place where the heads read what is shared, or no network at all.
+    """
+    if stand_ins_behind(losses) is not None:
+        raise UserError(
+            "on='features' needs the features, which accumulated gradients (GradientSum) do not have. Use "
+            "on='parameters' or on='last', or call backward for each micro-batch."
+        )
+    features = features_of(planned.graph, planned.shared)
+    if features is None:
+        raise UserError(
+            "on='features' needs one place where the heads read what is shared, but here a head reads features that "
+            "others are made of. Use on='parameters' or on='last'."
+        )
+    return features
+
+
+def last_layer(planned: Plan, losses: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The parameters of the last shared layers of a plan for some losses.
+
+    Raises:
+        UserError: There is no network, and it was not noted while there was one.
+    """
+    stand_ins = stand_ins_behind(losses)
+    if stand_ins is None:
+        return last_parameters(planned.graph.crossings(planned.shared), planned.shared)
+    found: tuple[Tensor, ...] | None = stand_ins[0].last
+    if found is None:
+        raise UserError(
+            "on='last' with accumulated gradients needs to know the shared parameters while there is a network: "
+            "GradientSum(parameters, tasks, shared=trunk.parameters())."
+        )
+    return found
 
 
 def last_parameters(crossings: Sequence[Crossing], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -25,7 +25,8 @@ class GradientCosine(GramianBalancer):
     In a step without a main task there is nothing to oppose, and all weights are 1.
 
     Args:
-        main: The name of the main task, or the names of several.
+        main: The name of the main task, or the names of several; None: in a configuration, the tasks that are not
+            auxiliary.
         weighted: Whether the weight is the cosine.
 
     Raises:
@@ -38,7 +39,7 @@ class GradientCosine(GramianBalancer):
     )
     year = 2018
 
-    def __init__(self, main: str | Sequence[str], weighted: bool = False, **options: Any) -> None:
+    def __init__(self, main: str | Sequence[str] | None = None, weighted: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.main = MainTasks("gradient_cosine", main)
         self.weighted = weighted

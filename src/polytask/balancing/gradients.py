@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from polytask.balancing.graph import USED_UP, Graph
-from polytask.balancing.layers import Layer, layers_of, summed, wide
+from polytask.balancing.layers import Layer, layers_of, wide
 from polytask.balancing.precision import true_float32
 from polytask.balancing.workspace import Workspace
 from polytask.errors import UserError
@@ -28,8 +28,6 @@ class Plan:
         graph: The losses' graph.
         shared: The shared parameters that some loss reaches.
         ghosts: Layers whose output gradients are asked for, and compared as they are.
-        gathered: Weights that several nodes read: their output gradients are asked for, and the weight gradient made
-            of all of them at once.
         direct: Parameters whose gradients are asked for.
         plain: Parameters that several losses reach but that are not called shared: they get the plain sum.
         own: For each loss, the parameters that it alone reaches.
@@ -38,7 +36,6 @@ class Plan:
     graph: Graph
     shared: tuple[Tensor, ...]
     ghosts: tuple[Layer, ...]
-    gathered: tuple[tuple[Layer, ...], ...]
     direct: tuple[Tensor, ...]
     plain: tuple[Tensor, ...]
     own: tuple[tuple[Tensor, ...], ...]
@@ -46,14 +43,13 @@ class Plan:
     @property
     def edges(self) -> list[GradientEdge]:
         """The layers' outputs."""
-        return [layer.edge for layer in (*self.ghosts, *(layer for layers in self.gathered for layer in layers))]
+        return [layer.edge for layer in self.ghosts]
 
     def bytes_per_task(self) -> int:
         """The memory that the gradients of one task take until all are compared."""
         shapes = [layer.edge.node._input_metadata[0] for layer in self.ghosts]
         kept: int = sum(math.prod(meta.shape) * meta.dtype.itemsize for meta in shapes)
-        dense = [*self.direct, *(p for layers in self.gathered for p in layers[0].parameters)]
-        return kept + sum(parameter.numel() * max(4, parameter.element_size()) for parameter in dense)
+        return kept + sum(parameter.numel() * max(4, parameter.element_size()) for parameter in self.direct)
 
 
 def plan(
@@ -83,11 +79,8 @@ def plan(
     with clear_about_a_second_pass():
         found, direct = layers_of(graph, reached) if ghosts else ([], list(reached))
     alone: list[Layer] = []
-    gathered: list[tuple[Layer, ...]] = []
     for layers in found:
-        if len(layers) > 1 and all(layer.dense for layer in layers):
-            gathered.append(tuple(layers))
-        elif len(layers) == 1 and layers[0].ghost_pays(len(losses)):
+        if len(layers) == 1 and layers[0].ghost_pays(len(losses)):
             alone += layers
         else:
             direct += layers[0].parameters
@@ -95,7 +88,6 @@ def plan(
         graph,
         reached,
         tuple(alone),
-        tuple(gathered),
         tuple(direct),
         tuple(parameter for parameter in graph.shared() if parameter not in named),
         tuple(tuple(p for p in graph.own(index) if p not in named) for index in range(len(losses))),
@@ -108,13 +100,11 @@ class Row:
 
     Attributes:
         outputs: For each ghost layer, the gradient of its output.
-        gathered: For each weight that several nodes read, its gradients (and the bias's).
         direct: For each direct parameter, its gradient.
         others: Other parameters with their gradients.
     """
 
     outputs: tuple[Tensor | None, ...]
-    gathered: tuple[tuple[Tensor, ...] | None, ...]
     direct: tuple[Tensor | None, ...]
     others: tuple[tuple[Tensor, Tensor], ...]
 
@@ -186,32 +176,11 @@ def row(plan: Plan, losses: Sequence[Tensor], index: int, listener: Listener, *,
     if losses[index].requires_grad and inputs:
         with clear_about_a_second_pass():
             found = torch.autograd.grad(losses[index], inputs, retain_graph=keep_graph, allow_unused=True)
-    return row_of(
-        plan,
-        listener.corrected(found[: len(edges)]),
-        found[len(edges) : len(edges) + len(plan.direct)],
-        [(p, g) for p, g in zip(specific, found[len(edges) + len(plan.direct) :], strict=True) if g is not None],
+    return Row(
+        tuple(listener.corrected(found[: len(edges)])),
+        tuple(found[len(edges) : len(edges) + len(plan.direct)]),
+        tuple((p, g) for p, g in zip(specific, found[len(edges) + len(plan.direct) :], strict=True) if g is not None),
     )
-
-
-def row_of(
-    plan: Plan,
-    outputs: Sequence[Tensor | None],
-    direct: Sequence[Tensor | None],
-    others: Sequence[tuple[Tensor, Tensor]],
-) -> Row:
-    """What a backward pass found for one task: at the plan's edges, for its direct parameters, and for others."""
-    single, rest = outputs[: len(plan.ghosts)], iter(outputs[len(plan.ghosts) :])
-    gathered = tuple(_gathered(layers, [next(rest) for _ in layers]) for layers in plan.gathered)
-    return Row(tuple(single), gathered, tuple(direct), tuple(others))
-
-
-@torch.no_grad()
-def _gathered(layers: Sequence[Layer], outputs: Sequence[Tensor | None]) -> tuple[Tensor, ...] | None:
-    reached = [(layer, output) for layer, output in zip(layers, outputs, strict=True) if output is not None]
-    if not reached:
-        return None
-    return summed(reached)
 
 
 @dataclass(frozen=True)
@@ -248,8 +217,7 @@ class TaskGradients:
         self._whole = whole
         self._reached: list[list[int]] = [[] for _ in planned.ghosts]
         self._outputs: list[Tensor | None] = [None for _ in planned.ghosts]
-        weights = (*planned.direct, *(p for layers in planned.gathered for p in layers[0].parameters))
-        self._found: dict[Tensor, list[Tensor | None]] = {parameter: [] for parameter in weights}
+        self._found: dict[Tensor, list[Tensor | None]] = {parameter: [] for parameter in planned.direct}
         self._sparse: dict[Tensor, list[Tensor | None]] = {}
 
     @torch.no_grad()
@@ -267,12 +235,8 @@ class TaskGradients:
                 self._outputs[place] = rows
             rows[len(self._reached[place])].copy_(output)
             self._reached[place].append(index)
-        gradients: dict[Tensor, Tensor | None] = dict(zip(self._plan.direct, row.direct, strict=True))
-        for layers, found in zip(self._plan.gathered, row.gathered, strict=True):
-            if found is not None:
-                gradients.update(zip(layers[0].parameters, found, strict=True))
-        for parameter, held in self._found.items():
-            held.append(gradients.get(parameter))
+        for parameter, gradient in zip(self._plan.direct, row.direct, strict=True):
+            self._found[parameter].append(gradient)
 
     @cached_property
     def blocks(self) -> list[Block]:

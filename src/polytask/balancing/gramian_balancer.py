@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from polytask.balancing.absent import LastGradients, without_absent
 from polytask.balancing.balancer import Balancer, Losses, Step
 from polytask.balancing.batched import batched_gradients
 from polytask.balancing.disjoint import Samples, disjoint_gradients
-from polytask.balancing.features import features_of, last_parameters, separate_backward, weighted_backward
+from polytask.balancing.features import last_layer, separate_backward, shared_features, weighted_backward
 from polytask.balancing.gradients import (
     Plan,
     TaskGradients,
+    checked,
     gramian_in_parts,
     plan,
     refuse_hooks_after_accumulation,
@@ -58,6 +60,11 @@ class GramianBalancer(Balancer):
             pass, which lets other tools see it.
         memory_budget: The most memory for the tasks' gradients, in MiB. What does not fit is measured again when it is
             needed: more passes, the same result. Null: no limit.
+        absent: What a task that is not in a step does: nothing (`skip`); or the gradient that it had when it was `last`
+            there takes part in finding the weights and in the update of what is shared, with its weight, as if it were
+            still its gradient. It gets old, and a task that never comes back has its say for ever. This keeps a
+            gradient for each task in memory, K x P numbers, and measures whole gradients. A task that was never there
+            is skipped.
 
     Attributes:
         losses: `[K]`, float64 on the CPU: the losses of the current step, as `weights` and `observe` may need them.
@@ -80,6 +87,7 @@ class GramianBalancer(Balancer):
         batch_fraction: float = 1.0,
         update: Literal["gradients", "backward"] = "gradients",
         memory_budget: float | None = None,
+        absent: Literal["skip", "last"] = "skip",
     ) -> None:
         super().__init__(log_losses=log_losses)
         _check(clip_task_norm is None or clip_task_norm > 0, "clip_task_norm", clip_task_norm, "above 0, or null")
@@ -88,6 +96,7 @@ class GramianBalancer(Balancer):
         _check(0 < batch_fraction <= 1, "batch_fraction", batch_fraction, "above 0 and at most 1")
         _check(update in ("gradients", "backward"), "update", update, "'gradients' or 'backward'")
         _check(memory_budget is None or memory_budget > 0, "memory_budget", memory_budget, "above 0, or null")
+        _check(absent in ("skip", "last"), "absent", absent, "'skip' or 'last'")
         self._weighting = Weighting(normalize, smoothing)
         self._held = Held(every)
         self._clip = clip_task_norm
@@ -99,6 +108,15 @@ class GramianBalancer(Balancer):
         self._workspace = Workspace()
         self._heads: Tensor | None = None
         self.losses: Tensor | None = None
+        self._absent = absent
+        if absent == "last" and (
+            changed := [option for option in self.changed_options() if option.split("=")[0] in _PARTIAL]
+        ):
+            raise UserError(
+                "absent='last' measures the whole gradient of each task at each step, so that it does not go with "
+                f"{listing(changed)}."
+            )
+        self._last_gradients = LastGradients() if absent == "last" else None
 
     def changed_options(self) -> list[str]:
         """The options about how gradients are measured that are not as they are by default, as `name=value`."""
@@ -110,6 +128,7 @@ class GramianBalancer(Balancer):
             ("update", self._update, "gradients"),
             ("memory_budget", self._budget, None),
             ("smoothing", self._weighting.smoothing, 0.0),
+            ("absent", self._absent, "skip"),
         ]
         return [f"{name}={value!r}" for name, value, default in options if value != default]
 
@@ -149,12 +168,28 @@ class GramianBalancer(Balancer):
                 the CPU anyway).
         """
         values = self._enter(losses)
-        self._refuse_processes()
+        self._refuse_processes(values)
+        chosen = None if shared is None else list(shared)
+        given = self.present
         with without_autocast():
             try:
-                self._backward(values, None if shared is None else list(shared), scaler, samples, probe)
+                if self._last_gradients is not None:
+                    completed = self._last_gradients.complete(given, values, self._named(chosen), scaler)
+                    self.present, values, samples = tuple(completed), list(completed.values()), None
+                self._backward(values, chosen, scaler, samples, probe)
             finally:
-                self.losses = None
+                self.losses, self.present = None, given
+        if self.last is not None and len(self.last.tasks) > len(given):
+            self.last = without_absent(self.last, len(given))
+
+    @staticmethod
+    def _named(shared: Sequence[nn.Parameter] | None) -> tuple[Tensor, ...]:
+        if not shared:
+            raise UserError(
+                "absent='last' needs the shared parameters by name, so that they are the same in each step: "
+                "backward(losses, shared=trunk.parameters())."
+            )
+        return checked(shared)
 
     def _backward(
         self,
@@ -208,8 +243,7 @@ class GramianBalancer(Balancer):
 
     def _on_last(self, planned: Plan, losses: list[Tensor]) -> Tensor:
         """The Gramian for the last shared layer."""
-        last = last_parameters(planned.graph.crossings(planned.shared), planned.shared)
-        narrow = plan(losses, last, graph=planned.graph)
+        narrow = plan(losses, last_layer(planned, losses), graph=planned.graph)
         return task_gradients(narrow, losses, self._workspace, others=False, keep_graph=True).gramian()
 
     def _measured(self, planned: Plan, losses: list[Tensor], samples: Samples | None) -> Measured | Tensor:
@@ -219,13 +253,7 @@ class GramianBalancer(Balancer):
         if self._on == "features":
             # One pass from the features cannot give what is shared and what is not different weights.
             by_backward = by_backward or bool(planned.plain)
-            features = features_of(planned.graph, planned.shared)
-            if features is None:
-                raise UserError(
-                    "on='features' needs one place where the heads read what is shared, but here a head reads features "
-                    "that others are made of. Use on='parameters' or on='last'."
-                )
-            found = features.measured(planned, losses, keep_graph=by_backward)
+            found = shared_features(planned, losses).measured(planned, losses, keep_graph=by_backward)
         elif samples is not None:
             found = disjoint_gradients(
                 planned,
@@ -304,3 +332,7 @@ class GramianBalancer(Balancer):
 def _check(fine: bool, name: str, value: Any, allowed: str) -> None:
     if not fine:
         raise UserError(f"{name} is {value!r}, but must be {allowed}.")
+
+
+_PARTIAL = ("every", "on", "batch_fraction")
+"""Options under which a step does not measure the gradients of all shared parameters on the whole batch."""

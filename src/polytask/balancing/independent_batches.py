@@ -76,7 +76,7 @@ class IndependentBatches(GramianBalancer):
         batches = _three(self, losses)
         shared = None if shared is None else list(shared)
         values = [self._enter(batch) for batch in batches]
-        self._refuse_processes()
+        self._refuse_processes([value for batch in values for value in batch])
         one, two, scaled = values if scaler is None else [[scaler.scale(v) for v in batch] for batch in values]
         compared = [p for batch in (one, two) for p in Graph(batch).shared()] if shared is None else shared
         with without_autocast():

@@ -51,7 +51,7 @@ class JacobianBalancer(Balancer):
     ) -> None:
         """See `Balancer.backward`."""
         values = self._enter(losses)
-        self._refuse_processes()
+        self._refuse_processes(values)
         scaled = values if scaler is None else [scaler.scale(loss) for loss in values]
         planned = plan(scaled, shared, ghosts=False, unreached=shared is not None)
         refuse_hooks_after_accumulation(planned)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -348,17 +347,6 @@ class Scale(Layer):
 def _of(samples: Tensor, rows: Tensor, batch: int) -> Tensor:
     """The rows of some of the samples, each of which has as many, one after the other."""
     return rows.reshape(batch, -1, *rows.shape[1:])[samples].flatten(0, 1)
-
-
-def summed(uses: Sequence[tuple[Layer, Tensor]]) -> tuple[Tensor, ...]:
-    """The gradients of parameters that several layers share, given the gradient of each layer's output."""
-    first = uses[0][0]
-    if isinstance(first, Linear) and len({(type(layer), getattr(layer, "transposed", None)) for layer, _ in uses}) == 1:
-        # One product over all rows is faster than many small ones, as in a recurrent network's steps.
-        inputs = torch.cat([layer.input for layer, _ in uses if isinstance(layer, Linear)])
-        return replace(first, input=inputs).gradients(torch.cat([output for _, output in uses]))
-    each = [layer.gradients(output) for layer, output in uses]
-    return tuple(reduce(torch.add, gradients) for gradients in zip(*each, strict=True))
 
 
 def _compared(inputs: Tensor, outputs: Tensor, biased: bool, workspace: Workspace) -> Tensor:

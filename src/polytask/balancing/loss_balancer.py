@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,23 @@ class LossBalancer(Balancer):
         normalize: Scale the weights so that they sum to 1 (`sum_to_one`) or to the number of tasks (`sum_to_k`). Papers
             differ in this, and the same learning rate then means different things.
         smoothing: Average the weights over the steps: this much of the old ones stays at each step.
+
+    Attributes:
+        fixed_weights: Whether `combine` is a sum of the losses with weights that depend on nothing.
     """
 
     level = "loss"
     passes = "1"
+    fixed_weights: ClassVar[bool] = False
 
     def __init__(self, *, log_losses: bool = False, normalize: Normalize = "none", smoothing: float = 0.0) -> None:
         super().__init__(log_losses=log_losses)
         self._weighting = Weighting(normalize, smoothing)
+
+    @property
+    def additive(self) -> bool:
+        """See `Balancer.additive`."""
+        return self.fixed_weights and not (self.log_losses or self._weighting.changes)
 
     @abstractmethod
     def combine(self, losses: Tensor) -> Tensor:

@@ -15,25 +15,26 @@ class MainTasks:
 
     Args:
         method: The balancer's name, for messages: `"ol_aux"`.
-        main: The name of the main task, or the names of several.
+        main: The name of the main task, or the names of several; None: it has to be said before it is used.
 
     Raises:
         UserError: There is no name.
     """
 
-    def __init__(self, method: str, main: str | Sequence[str]) -> None:
+    def __init__(self, method: str, main: str | Sequence[str] | None) -> None:
         self._method = method
-        self.names = (main,) if isinstance(main, str) else tuple(main)
+        self.names = (main,) if isinstance(main, str) else tuple(main or ())
         self._prepared = False
-        if not self.names:
+        if main is not None and not self.names:
             raise UserError(f"{method}: main names no task, but must name at least one.")
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Check against all tasks that there will be.
 
         Raises:
-            UserError: A main task is none of them.
+            UserError: A main task is none of them, or there is none.
         """
+        self._require()
         for name in self.names:
             if name not in tasks:
                 raise UserError(
@@ -48,6 +49,7 @@ class MainTasks:
         Raises:
             UserError: None is, and it is not known whether one ever will be.
         """
+        self._require()
         found = [task in self.names for task in tasks]
         if not (self._prepared or any(found)):
             raise UserError(
@@ -56,3 +58,10 @@ class MainTasks:
                 "prepare(task_names) first."
             )
         return torch.tensor(found)
+
+    def _require(self) -> None:
+        if not self.names:
+            raise UserError(
+                f"{self._method}: it is not known which tasks are the main ones. Name them (main=...), or, in a "
+                "configuration, mark the others with auxiliary: true."
+            )

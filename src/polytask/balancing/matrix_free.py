@@ -84,7 +84,7 @@ class MatrixFreeBalancer(GramianBalancer):
             super().backward(losses, shared, scaler=scaler, samples=samples, probe=probe)
             return
         values = self._enter(losses)
-        self._refuse_processes()
+        self._refuse_processes(values)
         scaled = values if scaler is None else [scaler.scale(value) for value in values]
         planned = plan(scaled, shared, ghosts=False)
         logits = self._inner.read("value", self.present, values[0].device)

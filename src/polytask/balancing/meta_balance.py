@@ -12,7 +12,7 @@ from polytask.balancing.jacobian_balancer import JacobianBalancer
 from polytask.balancing.main_tasks import MainTasks
 from polytask.balancing.per_task import PerTask
 from polytask.balancing.task_vectors import TaskVectors
-from polytask.errors import UserError
+from polytask.errors import UserError, listing
 
 Adjust = Literal["both", "reduce", "enlarge"]
 
@@ -33,7 +33,7 @@ class MetaBalance(JacobianBalancer):
     The scale is that of the sum, where each gradient is about as long as the main task's.
 
     Args:
-        main: The name of the main task.
+        main: The name of the main task; None: in a configuration, the one that is not auxiliary.
         relax: The strength r, from 0 (the plain sum) to 1 (the lengths become the same).
         beta: How much of the average length stays in a step, from 0 to below 1.
         adjust: Which gradients to adjust: `both`, only to `reduce` longer ones than the main task's, or only to
@@ -50,7 +50,7 @@ class MetaBalance(JacobianBalancer):
     year = 2022
 
     def __init__(
-        self, main: str, relax: float = 0.7, beta: float = 0.9, adjust: Adjust = "both", **options: Any
+        self, main: str | None = None, relax: float = 0.7, beta: float = 0.9, adjust: Adjust = "both", **options: Any
     ) -> None:
         super().__init__(**options)
         if not 0 <= relax <= 1:
@@ -60,6 +60,11 @@ class MetaBalance(JacobianBalancer):
         if adjust not in ("both", "reduce", "enlarge"):
             raise UserError(f"meta_balance: adjust is '{adjust}', but must be 'both', 'reduce' or 'enlarge'.")
         self.relax, self.beta, self.adjust = relax, beta, adjust
+        if main is not None and not isinstance(main, str):
+            raise UserError(
+                f"meta_balance: the main tasks are {listing(main)}, but it goes by the gradient of one. Name it "
+                "(main=...)."
+            )
         self._main = MainTasks("meta_balance", main)
         self.lengths = TaskVectors("meta_balance", ["average"], unit="tensors")
         self.progress = PerTask({"steps": 0.0})

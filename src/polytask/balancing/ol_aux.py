@@ -31,7 +31,8 @@ class OLAux(GramianBalancer):
     their gradients.
 
     Args:
-        main: The name of the main task, or the names of several.
+        main: The name of the main task, or the names of several; None: in a configuration, the tasks that are not
+            auxiliary.
         lr: Learning rate of the weights.
         horizon: After how many steps they move.
         log_losses: See `Balancer`; True in the paper.
@@ -45,7 +46,7 @@ class OLAux(GramianBalancer):
 
     def __init__(
         self,
-        main: str | Sequence[str],
+        main: str | Sequence[str] | None = None,
         lr: float = 0.005,
         horizon: int = 5,
         log_losses: bool = True,

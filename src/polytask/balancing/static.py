@@ -26,6 +26,7 @@ class Static(LossBalancer):
 
     paper = "Xin et al., Do Current Multi-Task Optimization Methods in Deep Learning Even Help?, NeurIPS 2022"
     year = 2022
+    fixed_weights = True
 
     def __init__(self, weights: Mapping[str, float] | Sequence[float], **options: Any) -> None:
         super().__init__(**options)

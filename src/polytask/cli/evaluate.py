@@ -12,6 +12,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data: Annotated[Path | None, typer.Option(help="A labelled table; default: the run's own data.")] = None,
     part: Annotated[str, typer.Option(help="Which part of the run's own data: test, valid or train.")] = "test",
+    source: Annotated[
+        str | None, typer.Option(help="Which of the run's sources the table looks like, if there are several.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 256,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -21,7 +24,7 @@ def evaluate(
 
     shown = console()
     log_to_console(shown, quiet=json)
-    evaluation = Run(run).evaluate(data, part, batch_size=batch_size)
+    evaluation = Run(run).evaluate(data, part, source=source, batch_size=batch_size)
     if json:
         print_json(evaluation.as_json())
         return

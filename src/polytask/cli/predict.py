@@ -14,6 +14,9 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .parquet or .csv (new).")] = Path(
         "predictions.parquet"
     ),
+    source: Annotated[
+        str | None, typer.Option(help="Which of the run's sources the table looks like, if there are several.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 256,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -26,7 +29,7 @@ def predict(
     log_to_console(shown, quiet=json)
     check_output(output)
     opened = Run(run)
-    part = opened.open(data)
+    part = opened.open(data, source)
     rows = write_predictions(predictions(opened.trained, part, batch_size=batch_size), output)
     if json:
         print_json({"output": str(output), "rows": rows})

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from polytask.config.component import ComponentSpec
+from polytask.config.data_checks import data_problems
 from polytask.config.document import KeyPath
 from polytask.config.errors import Problem
 from polytask.config.families import Kind, family_of
-from polytask.config.schema import MEAN_GAIN, DataConfig, ModelConfig, SplitConfig
-from polytask.data.readers.options import ReadOptions
+from polytask.config.schema import MEAN_GAIN, ModelConfig
 from polytask.errors import UserError, closest, listing
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ def problems_in(config: Config) -> list[Problem]:
         *_names("inputs", config.inputs, "."),
         *_names("tasks", config.tasks, "./"),
         *_run_name(config.name),
-        *_reading(config.data),
-        *_split(config.data.split, given=config.data.valid is not None and config.data.test is not None),
+        *data_problems(config),
         *_targets(config),
+        *_auxiliary(config.tasks),
         *_encoders(config.model, config.inputs),
         *_relations(config.model, config.tasks),
         *_criteria(config),
+        *_own_training(config),
+        *_schedule(config),
     ]
 
 
@@ -41,6 +43,15 @@ def target_columns(name: str, task: ComponentSpec) -> tuple[str, ...]:
     """
     columns: tuple[str, ...] = task.cls.target_spec({**task.parameters, "name": name}).columns
     return columns
+
+
+def steering_columns(config: Config) -> list[str]:
+    """The columns that only say what rows count, or how often they are drawn: inputs read them if they name them."""
+    training = config.training
+    samplers = [training.sampler, *(own.sampler for own in training.tasks.values())]
+    found = [sampler.parameters.get("column") for sampler in samplers if sampler is not None]
+    found += [task.parameters.get("sample_weight") for task in config.tasks.values()]
+    return list(dict.fromkeys(column for column in found if isinstance(column, str)))
 
 
 def _names(section: str, entries: Mapping[str, Any], refused: str) -> Iterator[Problem]:
@@ -61,31 +72,6 @@ def _run_name(name: str | None) -> Iterator[Problem]:
         yield Problem(("name",), f"expected a name that a folder can have, without slashes, found {name!r}.")
 
 
-def _reading(data: DataConfig) -> Iterator[Problem]:
-    for name, value in data.read_options().items():
-        try:
-            ReadOptions(**{name: value})
-        except UserError as error:
-            yield Problem(("data", name), str(error))
-
-
-def _split(split: SplitConfig, given: bool) -> Iterator[Problem]:
-    path: KeyPath = ("data", "split")
-    if split.by == "random" and split.column:
-        yield Problem(
-            (*path, "column"), "a random split uses no column. Splits that use one: by: stratified, group or column."
-        )
-    if split.by != "random" and not split.column and not given:
-        yield Problem(path, f"to split by '{split.by}', give the 'column' as well.")
-    if split.by in ("group", "column") and isinstance(split.column, list) and len(split.column) > 1:
-        yield Problem((*path, "column"), f"a split by '{split.by}' takes one column, not {len(split.column)}.")
-    if split.valid + split.test >= 1:
-        yield Problem(
-            path,
-            f"valid and test take {split.valid + split.test:g} of the rows together: nothing is left to train on.",
-        )
-
-
 def _targets(config: Config) -> Iterator[Problem]:
     read = {column: name for name, spec in config.inputs.items() for column in spec.create().named}
     for name, task in config.tasks.items():
@@ -101,6 +87,20 @@ def _targets(config: Config) -> Iterator[Problem]:
                     f"the column '{column}' is the target of the task '{name}', so the network would read the answer. "
                     "Take it out of the input's columns.",
                 )
+
+
+def main_tasks(tasks: Mapping[str, ComponentSpec]) -> list[str]:
+    """The tasks that are not auxiliary."""
+    return [name for name, task in tasks.items() if not task.parameters.get("auxiliary", False)]
+
+
+def _auxiliary(tasks: Mapping[str, ComponentSpec]) -> Iterator[Problem]:
+    if not main_tasks(tasks):
+        yield Problem(
+            ("tasks",),
+            "all tasks are auxiliary, so there is none whose sake they could be learned for, and none to choose the "
+            "best epoch by. At least one needs auxiliary: false.",
+        )
 
 
 def _encoders(model: ModelConfig, inputs: Mapping[str, ComponentSpec]) -> Iterator[Problem]:
@@ -135,6 +135,54 @@ def _relations(model: ModelConfig, tasks: Mapping[str, ComponentSpec]) -> Iterat
         yield Problem(path if parameter is None else (*path, parameter), message)
 
 
+def _schedule(config: Config) -> Iterator[Problem]:
+    metrics = {name: _metrics(task) for name, task in config.tasks.items()}
+    try:
+        config.schedule.create().check(metrics, config.training.epochs)
+    except UserError as error:
+        yield Problem(("schedule",), str(error))
+
+
+def _metrics(task: ComponentSpec) -> tuple[str, ...] | None:
+    """The names of a task's metrics, where its class says them."""
+    names = getattr(task.cls, "metric_names", None)
+    return None if names is None else ("loss", *names)
+
+
+def _own_training(config: Config) -> Iterator[Problem]:
+    schedule = config.schedule
+    together = schedule.type == "joint" and schedule.parameters["draw"] == "rows" and len(config.tasks) > 1
+    for name, own in config.training.tasks.items():
+        drawn = [key for key in ("batch_size", "sampler") if getattr(own, key) is not None]
+        if together and drawn:
+            yield Problem(
+                ("training", "tasks", name, drawn[0]),
+                "in the schedule 'joint', rows are drawn for all tasks together. To draw each task's own rows: "
+                "schedule: {type: joint, draw: tasks}, or {type: alternating}.",
+            )
+        if name not in config.tasks:
+            yield Problem(
+                ("training", "tasks", name),
+                f"there is no task of this name.{closest(name, config.tasks)} The tasks: {listing(config.tasks)}.",
+            )
+            continue
+        stopping = config.training.tasks[name].early_stopping
+        if stopping is not None and stopping.metric is not None:
+            known = _metrics(config.tasks[name]) or (stopping.metric,)
+            if stopping.metric not in known:
+                yield Problem(
+                    ("training", "tasks", name, "early_stopping", "metric"),
+                    f"the task '{name}' has no metric '{stopping.metric}'.{closest(stopping.metric, known)} "
+                    f"Allowed: {listing(known)}.",
+                )
+    for name in config.training.encoders:
+        if name not in config.inputs:
+            yield Problem(
+                ("training", "encoders", name),
+                f"there is no input of this name.{closest(name, config.inputs)} The inputs: {listing(config.inputs)}.",
+            )
+
+
 def _criteria(config: Config) -> Iterator[Problem]:
     training = config.training
     stopping = training.early_stopping
@@ -158,7 +206,7 @@ def _criterion(criterion: str, tasks: Mapping[str, ComponentSpec]) -> str | None
         return f"'{criterion}' names no task.{closest(task, tasks)} The tasks: {listing(tasks)}."
     if part != "valid":
         return f"'{criterion}' is measured on '{part}', but choices are made on validation data. {form}."
-    known = ("loss", *getattr(tasks[task].cls, "metric_names", (metric,)))
-    if metric not in known:
+    known = _metrics(tasks[task])
+    if known is not None and metric not in known:
         return f"the task '{task}' has no metric '{metric}'.{closest(metric, known)} Allowed: {listing(known)}."
     return None

@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from polytask.components import import_from
-from polytask.config.derive import from_data_names, model_of
+from polytask.config.derive import from_data_names, model_of, nested_kinds
 from polytask.config.document import KeyPath
 from polytask.config.errors import Problem, found_text, unknown_key, validation_error
 from polytask.config.families import Kind, family_of
@@ -48,7 +48,12 @@ class ComponentSpec:
         Args:
             others: What its `__init__` takes from the data, and what its key decides (a task's `name`).
         """
-        return family_of(self.kind).create(self.type, **self.parameters, **others)
+        nested = nested_kinds(self.cls)
+        parameters = {
+            name: make_component(Kind(nested[name]), value).create() if name in nested else value
+            for name, value in self.parameters.items()
+        }
+        return family_of(self.kind).create(self.type, **parameters, **others)
 
     def to_mapping(self) -> dict[str, Any]:
         """The form it has in YAML, complete."""
@@ -75,7 +80,8 @@ def make_component(kind: Kind, value: Any, folder: Path | None = None) -> Compon
     allowed = [str(info.alias) for info in model.model_fields.values()]
     problems = [Problem((key,), _refusal(kind, name, cls, key, allowed)) for key in given if key not in allowed]
     try:
-        checked = model.model_validate({key: part for key, part in given.items() if key in allowed})
+        known = {key: part for key, part in given.items() if key in allowed}
+        checked = model.model_validate(known, context={"folder": folder})
     except ValidationError as error:
         raise validation_error(problems, error.errors(include_url=False)) from None
     if problems:
@@ -135,17 +141,28 @@ class OfKind:
     """Makes a field of a model a component of a kind: `Annotated[ComponentSpec, OfKind(Kind.TASK)]`."""
 
     kind: Kind
+    optional: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validation by `make_component`, serialisation to the form in YAML."""
         return core_schema.with_info_plain_validator_function(
             self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(ComponentSpec.to_mapping),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda spec: None if spec is None else spec.to_mapping()
+            ),
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """A mark, in the place of the schemas of all members."""
-        return {REFERENCE: str(self.kind)}
+        mark: JsonSchemaValue = {REFERENCE: str(self.kind)}
+        return {"anyOf": [mark, {"type": "null"}]} if self.optional else mark
 
-    def _validate(self, value: Any, info: ValidationInfo) -> ComponentSpec:
+    def _validate(self, value: Any, info: ValidationInfo) -> ComponentSpec | None:
+        if value is None and self.optional:
+            return None
         return make_component(self.kind, value, (info.context or {}).get("folder"))
+
+
+def nested_type(kind: str) -> Any:
+    """The type of a parameter that is itself a component of this kind."""
+    return Annotated[ComponentSpec, OfKind(Kind(kind))]

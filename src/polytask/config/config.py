@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, model_validator
 
-from polytask.config.checks import problems_in, target_columns
+from polytask.config.checks import problems_in, steering_columns, target_columns
 from polytask.config.component import ComponentSpec, make_component
+from polytask.config.data_checks import share_split, source_names, with_joined
 from polytask.config.document import Document, KeyPath, read_document, write_document
 from polytask.config.errors import Problem, problems_of, user_error, validation_error
 from polytask.config.families import Kind, family_of
@@ -21,8 +22,10 @@ from polytask.config.schema import (
     MEAN_GAIN,
     BalancerSpec,
     DataConfig,
+    DataSpec,
     InputSpec,
     ModelConfig,
+    ScheduleSpec,
     Section,
     TaskSpec,
     TrainingConfig,
@@ -35,8 +38,8 @@ class Config(Section):
 
     name: str | None = None
     """The run's name; null: the file's."""
-    data: DataConfig
-    """Where the rows come from."""
+    data: DataSpec
+    """Where the rows come from: one source, or several by names of your choice."""
     inputs: dict[str, InputSpec] = Field(min_length=1)
     """What the network reads, by names of your choice."""
     tasks: dict[str, TaskSpec] = Field(min_length=1)
@@ -45,6 +48,8 @@ class Config(Section):
     """The network."""
     balancing: BalancerSpec = Field(default_factory=lambda: make_component(Kind.BALANCER, DEFAULTS["balancing",]))
     """How the tasks' losses become one update."""
+    schedule: ScheduleSpec = Field(default_factory=lambda: make_component(Kind.SCHEDULE, DEFAULTS["schedule",]))
+    """Which tasks take part in which step."""
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     """How the network is trained."""
 
@@ -73,15 +78,25 @@ class Config(Section):
         """The complete configuration as YAML text, with absolute paths; it loads back equal."""
         return write_document(self.to_mapping())
 
+    @property
+    def sources(self) -> dict[str, DataConfig]:
+        """The sources of the rows by name; one without a name is called `data`."""
+        return {"data": self.data} if isinstance(self.data, DataConfig) else self.data
+
     def run_name(self) -> str:
         """The name of the folder for a run of it."""
         return self.name or "run"
 
-    def only_task(self, task: str) -> Config:
+    def only_task(self, task: str, sources: Collection[str] | None = None) -> Config:
         """The same recipe for one task alone: the single-task baseline.
 
         The other tasks' targets stay out of the inputs, and nothing is left to share or to balance: the network is the
         encoder and the task's head.
+
+        Args:
+            task: The task.
+            sources: The names of the sources that label it, where there are several: those that are neither among
+                them nor joined with them are left out. None: those that the task names, or else all.
 
         Raises:
             UserError: There is no such task.
@@ -90,14 +105,22 @@ class Config(Section):
             raise UserError(f"There is no task '{task}'.{closest(task, self.tasks)} The tasks: {listing(self.tasks)}.")
         alone = self.to_mapping()
         targets = {name: target_columns(name, spec) for name, spec in self.tasks.items()}
-        others = {column for columns in targets.values() for column in columns} - set(targets[task])
+        others = {column for columns in targets.values() for column in columns}
+        others = others.union(steering_columns(self)).difference(targets[task])
         for given in alone["inputs"].values():
             if given.get("columns") == "*":
                 given["exclude"] = sorted({*given.get("exclude", ()), *others})
         alone["tasks"] = {task: alone["tasks"][task]}
+        if alone["tasks"][task].get("auxiliary"):
+            alone["tasks"][task]["auxiliary"] = False
+        if not isinstance(self.data, DataConfig):
+            labelling = source_names(self.tasks[task]) if sources is None else sources
+            alone["data"] = {name: alone["data"][name] for name in with_joined(self.data, labelling)}
         alone["model"] |= {"sharing": DEFAULTS["model", "sharing"], "relations": [], "init_from": None}
         alone["balancing"] = DEFAULTS["balancing",]
+        alone["schedule"] = DEFAULTS["schedule",]
         training = alone["training"]
+        training["tasks"] = {name: own for name, own in training["tasks"].items() if name == task}
         if not _concerns(training["selection"], task):
             training["selection"] = MEAN_GAIN
         if training["early_stopping"] and not _concerns(training["early_stopping"]["metric"], task):
@@ -109,6 +132,7 @@ class Config(Section):
         """Fill in what depends on several parts, then check what they demand of each other."""
         folder = (info.context or {}).get("folder") or Path.cwd()
         self._resolve_paths(folder)
+        share_split(self.sources)
         for name, task in self.tasks.items():
             if "target" in task.parameters and task.parameters["target"] is None:
                 self.tasks[name] = ComponentSpec(task.type, {**task.parameters, "target": name}, task.kind)
@@ -136,13 +160,14 @@ class Config(Section):
     def _resolve_paths(self, folder: Path) -> None:
         from polytask.data.builtin import builtin_names
 
-        for part in ("train", "valid", "test"):
-            path = getattr(self.data, part)
-            if path is None:
-                continue
-            absolute = os.path.abspath(folder / Path(path).expanduser())  # noqa: PTH100 (Path.resolve follows links)
-            if path not in builtin_names() or Path(absolute).exists():
-                setattr(self.data, part, absolute)
+        for source in self.sources.values():
+            for part in ("train", "valid", "test"):
+                path = getattr(source, part)
+                if path is None:
+                    continue
+                absolute = os.path.abspath(folder / Path(path).expanduser())  # noqa: PTH100 (resolve follows links)
+                if path not in builtin_names() or Path(absolute).exists():
+                    setattr(source, part, absolute)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -196,10 +221,9 @@ def _keys_of_section(path: KeyPath) -> Iterable[str]:
     """The keys that the section at `path` can have."""
     section: type[BaseModel] = Config
     for key in path:
+        if str(key) not in section.model_fields:
+            continue  # the name of a source or a task
         annotation = section.model_fields[str(key)].annotation
-        section = next(
-            part
-            for part in (annotation, *get_args(annotation))
-            if isinstance(part, type) and issubclass(part, BaseModel)
-        )
+        parts = (annotation, *get_args(annotation))
+        section = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), section)
     return section.model_fields

@@ -25,7 +25,7 @@ from pydantic import (
     create_model,
 )
 
-from polytask.components import FROM_DATA
+from polytask.components import FROM_DATA, Nested
 from polytask.config.docstrings import argument_descriptions
 from polytask.errors import UserError
 
@@ -116,6 +116,19 @@ def from_data_names(cls: type) -> frozenset[str]:
     return frozenset(name for name, (_, hint) in _signature(cls).items() if is_from_data(hint))
 
 
+@cache
+def nested_kinds(cls: type) -> dict[str, str]:
+    """The parameters of a component that are components themselves, each with its kind."""
+    found = {name: _nested(hint) for name, (_, hint) in _signature(cls).items()}
+    return {name: mark.kind for name, mark in found.items() if mark is not None}
+
+
+def _nested(hint: Any) -> Nested | None:
+    if get_origin(hint) is not Annotated:
+        return None
+    return next((mark for mark in hint.__metadata__ if isinstance(mark, Nested)), None)
+
+
 def is_from_data(hint: Any) -> bool:
     """Whether a parameter of this type gets its value from the data."""
     if get_origin(hint) is Annotated and FROM_DATA in hint.__metadata__:
@@ -131,7 +144,7 @@ def configurable(hint: Any) -> Any:
         return configurable(hint.__value__)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return Annotated[(configurable(arguments[0]), *hint.__metadata__)]
+        return _annotated(hint)
     if origin in (Union, types.UnionType):
         return Union[tuple(configurable(argument) for argument in arguments)]  # noqa: UP007 (of a computed tuple)
     if origin is typing.Literal or origin is None:
@@ -139,6 +152,16 @@ def configurable(hint: Any) -> Any:
         return Annotated[hint, Strict(False)] if loose else hint
     rebuilt = origin[tuple(configurable(argument) for argument in arguments)]
     return Annotated[rebuilt, Strict(False)] if origin in _UNORDERED_OR_FIXED else rebuilt
+
+
+def _annotated(hint: Any) -> Any:
+    mark = _nested(hint)
+    if mark is None:
+        return Annotated[(configurable(get_args(hint)[0]), *hint.__metadata__)]
+    # A component is checked by what reads its signature here: each needs the other.
+    from polytask.config.component import nested_type
+
+    return nested_type(mark.kind)
 
 
 def _signature(cls: type) -> dict[str, tuple[inspect.Parameter, Any]]:

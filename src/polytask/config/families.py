@@ -19,6 +19,9 @@ class Kind(StrEnum):
     BALANCER = "balancer"
     OPTIMIZER = "optimizer"
     LR_SCHEDULE = "lr_schedule"
+    SCHEDULE = "schedule"
+    SAMPLER = "sampler"
+    ORDER = "order"
 
     @property
     def fixed(self) -> frozenset[str]:
@@ -28,8 +31,8 @@ class Kind(StrEnum):
 
 def family_of(kind: Kind) -> Family[Any]:
     """The family of a kind; all are imported when the first is asked for, as a configuration needs each."""
-    from polytask import balancing, encoders, sharing, tasks
-    from polytask.data import inputs
+    from polytask import balancing, encoders, schedules, sharing, tasks
+    from polytask.data import inputs, samplers
     from polytask.optimization import lr_schedules, optimizers
     from polytask.sharing import relations
 
@@ -42,5 +45,8 @@ def family_of(kind: Kind) -> Family[Any]:
         Kind.BALANCER: balancing.family,
         Kind.OPTIMIZER: optimizers.family,
         Kind.LR_SCHEDULE: lr_schedules.family,
+        Kind.SCHEDULE: schedules.family,
+        Kind.SAMPLER: samplers.family,
+        Kind.ORDER: schedules.orders.family,
     }
     return families[kind]

@@ -8,8 +8,11 @@ import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from typing_extensions import is_typeddict
+
+from polytask.config.component import OfKind
 from polytask.config.derive import parameters_of
 from polytask.config.docstrings import description_of, summary_of
 from polytask.config.families import Kind, family_of
@@ -77,7 +80,10 @@ def type_text(annotation: Any) -> str:
         return _PLAIN[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return type_text(arguments[0])
+        of_kind = next((mark for mark in arguments[1:] if isinstance(mark, OfKind)), None)
+        if of_kind is None:
+            return type_text(arguments[0])
+        return f"the {family_of(of_kind.kind).kind}" + (" or null" if of_kind.optional else "")
     if origin is Literal:
         return " or ".join(repr(value) for value in arguments)
     if origin in (Union, types.UnionType):
@@ -96,6 +102,9 @@ def _collection_text(origin: Any, arguments: tuple[Any, ...]) -> str:
 def _class_text(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return " or ".join(repr(member.value) for member in annotation)
+    if is_typeddict(annotation):
+        parts = get_type_hints(annotation).items()
+        return f"mapping with {', '.join(f'{name} ({type_text(hint)})' for name, hint in parts)}"
     return inspect.formatannotation(annotation)
 
 

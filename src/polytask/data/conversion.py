@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polytask.data.class_names import class_names
 from polytask.data.column_types import ColumnType, is_date, is_image, is_list, is_number, is_text, plain_type
 from polytask.errors import UserError
 
@@ -116,6 +117,16 @@ def convert(values: Values, wanted: ColumnType) -> Values:
         return pc.cast(values, pa.string())
     index = pc.index(pc.is_valid(values), True).as_py()
     raise BadValue(index, _problem(values[index], wanted))
+
+
+def stored_as(values: pa.ChunkedArray, storage: pa.DataType) -> pa.ChunkedArray:
+    """Values of one Arrow type as another that can hold them; numbers become text as the names of classes do."""
+    plain = plain_type(values.type)
+    if plain != values.type:
+        values = pc.cast(values, plain)
+    if is_text(storage) and not is_text(plain):
+        return pc.cast(pa.chunked_array([class_names(values)]), storage)
+    return values if plain == storage else pc.cast(values, storage, safe=False)
 
 
 _EMPTY = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,44 +15,16 @@ from torch.utils.data import Dataset
 
 from polytask.data.batch import Batch
 from polytask.data.inputs.draws import Draws
-from polytask.data.inputs.encoded import Dense, Encoded, Encoding
+from polytask.data.inputs.encoded import Dense, Encoded, Encoding, Ragged
 from polytask.data.inputs.input import Input, rows_at_once
+from polytask.data.request import Fetched, Request
 from polytask.data.table import Table
 from polytask.data.target import Target
-from polytask.errors import UserError
+from polytask.errors import UserError, listing
 
 log = logging.getLogger("polytask")
 
 _TARGET_ROWS = 65_536
-
-
-class Request(NamedTuple):
-    """Rows that are wanted.
-
-    Attributes:
-        epoch: Which random numbers augmentation draws.
-        positions: int64 `[B]`: positions among the loader's rows.
-    """
-
-    epoch: int
-    positions: np.ndarray
-
-
-class Fetched(NamedTuple):
-    """What became of a request.
-
-    Attributes:
-        batch: The rows, those that could not be encoded left out.
-        failures: Why rows are left out, by their position in the table.
-        empty: The number of rows with an empty text.
-        error: What is wrong with the user's data. A message and not an exception: one that comes out of a worker
-            process has the worker's traceback in its message.
-    """
-
-    batch: Batch
-    failures: Mapping[int, str]
-    empty: int
-    error: str | None
 
 
 class EncodedRows(Dataset[Fetched]):
@@ -62,7 +35,8 @@ class EncodedRows(Dataset[Fetched]):
         rows: int64: the rows' positions in it.
         inputs: Fitted inputs by name.
         targets: Fitted targets by task.
-        seed: What augmentation draws its random numbers from; None: no augmentation.
+        seed: What augmentation draws its random numbers from; None: not for training, without augmentation, and without
+            what rows count in the losses.
         cache_bytes: How much memory encoded rows may take.
 
     Attributes:
@@ -94,7 +68,7 @@ class EncodedRows(Dataset[Fetched]):
         self._kept_targets: dict[str, Dense] = {}
         self._kept_inputs: dict[str, Encoded] = {}
         self._keep(cache_bytes)
-        streamed = [self._targets[task].spec.columns for task in targets if task not in self._kept_targets]
+        streamed = [self._columns(task) for task in targets if task not in self._kept_targets]
         streamed += [self._inputs[name].columns for name in inputs if name not in self._kept_inputs]
         self._streamed = list(dict.fromkeys(column for columns in streamed for column in columns))
 
@@ -106,6 +80,81 @@ class EncodedRows(Dataset[Fetched]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def labelled(self, task: str) -> np.ndarray:
+        """Which of the rows have a label for `task`, bool `[N]`; reads what is not in memory."""
+        if task in self._kept_targets:
+            mask = self._kept_targets[task].tensors.get("mask")
+            return np.ones(len(self), dtype=bool) if mask is None else _any(mask)
+        target = self._targets[task]
+        parts = self._table.batches(target.spec.columns, self.rows, size=_TARGET_ROWS)
+        return np.concatenate([_any(target.encode(part, rows, self._table)[1]) for rows, part in parts])
+
+    def classes(self, task: str) -> np.ndarray:
+        """int64 `[N]`: the class of each row, by its number; 0 where there is none; reads what is not in memory.
+
+        Raises:
+            UserError: Rows of this task do not have one class each.
+        """
+        target = self._targets[task]
+        if target.spec.kind != "category":
+            learns = {"labels": "any number of labels", "numbers": "numbers"}[target.spec.kind]
+            raise UserError(
+                f"class_balanced evens out the classes of a classification, but the task '{task}' learns {learns}. "
+                "Allowed for it: shuffled, weighted, by_length."
+            )
+        if task in self._kept_targets:
+            return self._kept_targets[task].tensors["target"].numpy()
+        parts = self._table.batches(target.spec.columns, self.rows, size=_TARGET_ROWS)
+        return np.concatenate([target.encode(part, rows, self._table)[0].numpy() for rows, part in parts])
+
+    def numbers(self, column: str, positions: np.ndarray) -> tuple[np.ndarray, Callable[[int], str]]:
+        """A column of the table.
+
+        Args:
+            column: The column.
+            positions: int64 `[B]`: the rows that are wanted, by their positions among these.
+
+        Returns:
+            float64 `[B]`, NaN where it is missing; and what messages call the place of the i-th.
+
+        Raises:
+            UserError: There is no such column, or a value is not a finite number.
+        """
+        rows = self.rows[positions]
+
+        def where(index: int) -> str:
+            return f"{self._table.locate(int(rows[index]))}, column '{column}'"
+
+        return self._table.numbers(column, rows), where
+
+    def lengths(self) -> np.ndarray:
+        """int64 `[N]`: how many tokens each row has, in all inputs together; reads what is not in memory.
+
+        Raises:
+            UserError: No input has rows of different lengths.
+        """
+        found = np.zeros(len(self), dtype=np.int64)
+        ragged = False
+        for name, source in self._inputs.items():
+            kept = self._kept_inputs.get(name)
+            if kept is None:
+                parts = self._table.batches(source.columns, self.rows, size=rows_at_once(source))
+                encoded: Iterable[Encoded] = (source.encode(part, rows, self._table).values for rows, part in parts)
+            else:
+                encoded = [kept]
+            start = 0
+            for values in encoded:
+                if not isinstance(values, Ragged):
+                    break
+                found[start : start + len(values)] += values.lengths
+                start, ragged = start + len(values), True
+        if not ragged:
+            raise UserError(
+                f"by_length puts texts of similar length together, but no input has a length: {listing(self._inputs)}. "
+                "Allowed here: shuffled, class_balanced, weighted."
+            )
+        return found
 
     def __getitem__(self, request: Request) -> Fetched:
         try:
@@ -119,37 +168,63 @@ class EncodedRows(Dataset[Fetched]):
         part = self._table.take(rows, self._streamed) if self._streamed else None
         encodings = {name: self._encoding(name, positions, rows, part) for name in self._inputs}
         failures = {row: problem for encoding in encodings.values() for row, problem in encoding.failures.items()}
-        targets, masks = {}, {}
-        for task in self._targets:
-            targets[task], masks[task] = self._target(task, positions, rows, part)
+        labels = self._labels(request, rows, part)
         if failures:
             kept = _without(rows, failures)
             rows = rows[kept]
             encodings = {name: Encoding(encoding.values.select(kept)) for name, encoding in encodings.items()}
-            targets, masks = _select(targets, kept), _select(masks, kept)
+            labels = {task: dense.select(kept) for task, dense in labels.items()}
         draws = None if self._seed is None else Draws(self._seed, request.epoch)
         inputs = {name: self._inputs[name].collate(encodings[name].values, rows, draws) for name in self._inputs}
         empty = sum(encoding.empty for encoding in encodings.values())
-        return Fetched(Batch.of(inputs, targets, masks, torch.from_numpy(rows)), failures, empty, None)
+        targets, masks, weights = (
+            {task: dense.tensors[name] for task, dense in labels.items() if name in dense.tensors}
+            for name in ("target", "mask", "weight")
+        )
+        batch = Batch.of(inputs, targets, masks, torch.from_numpy(rows), weights)
+        return Fetched(batch, failures, empty, None, request.step)
 
     def _encoding(self, name: str, positions: np.ndarray, rows: np.ndarray, part: pa.Table | None) -> Encoding:
         if name in self._kept_inputs:
             return Encoding(self._kept_inputs[name].select(positions))
         return self._inputs[name].encode(part, rows, self._table)
 
-    def _target(
-        self, task: str, positions: np.ndarray, rows: np.ndarray, part: pa.Table | None
-    ) -> tuple[Tensor, Tensor]:
+    def _labels(self, request: Request, rows: np.ndarray, part: pa.Table | None) -> dict[str, Dense]:
+        """Target, mask and weight of the rows, by task."""
+        tasks = tuple(self._targets) if request.tasks is None else request.tasks
+        if request.sizes is None:
+            return {task: self._label(task, request.positions, rows, part) for task in tasks}
+        labels, start = {}, 0
+        for task, size in zip(tasks, request.sizes, strict=True):
+            own = slice(start, start + size)
+            some = None if part is None else part.slice(start, size)
+            labels[task] = _among(self._label(task, request.positions[own], rows[own], some), start, len(rows))
+            start += size
+        return labels
+
+    def _label(self, task: str, positions: np.ndarray, rows: np.ndarray, part: pa.Table | None) -> Dense:
         if task not in self._kept_targets:
-            return self._targets[task].encode(part, rows, self._table)
+            return self._read(task, part, rows)
         kept = self._kept_targets[task].select(positions).tensors
-        target, mask = kept["target"], kept.get("mask")
-        return target, torch.ones_like(target, dtype=torch.bool) if mask is None else mask
+        kept.setdefault("mask", torch.ones_like(kept["target"], dtype=torch.bool))
+        return Dense(kept)
+
+    def _columns(self, task: str) -> tuple[str, ...]:
+        spec = self._targets[task].spec
+        return spec.columns if self._seed is None or spec.sample_weight is None else (*spec.columns, spec.sample_weight)
+
+    def _read(self, task: str, part: pa.Table | None, rows: np.ndarray) -> Dense:
+        target = self._targets[task]
+        values, mask = target.encode(part, rows, self._table)
+        tensors = {"target": values, "mask": mask}
+        if self._seed is not None and target.spec.sample_weight is not None:
+            tensors["weight"] = target.weights(part, rows, self._table)
+        return Dense(tensors)
 
     def _keep(self, budget: int) -> None:
         """Encode what fits."""
-        for task, target in self._targets.items():
-            found = self._encoded(target.spec.columns, _TARGET_ROWS, _encode_target(target), budget)
+        for task in self._targets:
+            found = self._encoded(self._columns(task), _TARGET_ROWS, partial(self._encode_labels, task), budget)
             if found is not None:
                 dense = found.values
                 assert isinstance(dense, Dense)
@@ -169,6 +244,9 @@ class EncodedRows(Dataset[Fetched]):
             self.rows = self.rows[kept]
             self._kept_inputs = {name: values.select(kept) for name, values in self._kept_inputs.items()}
             self._kept_targets = {task: values.select(kept) for task, values in self._kept_targets.items()}
+
+    def _encode_labels(self, task: str, part: pa.Table, rows: np.ndarray, table: Table) -> Encoding:
+        return Encoding(self._read(task, part, rows))
 
     def _encoded(
         self,
@@ -192,12 +270,13 @@ class EncodedRows(Dataset[Fetched]):
         return Encoding(type(parts[0]).join(parts), failures, empty)
 
 
-def _encode_target(target: Target) -> Callable[[pa.Table, np.ndarray, Table], Encoding]:
-    def encode(part: pa.Table, rows: np.ndarray, table: Table) -> Encoding:
-        values, mask = target.encode(part, rows, table)
-        return Encoding(Dense({"target": values, "mask": mask}))
-
-    return encode
+def _among(labels: Dense, start: int, rows: int) -> Dense:
+    """Labels of some rows, from the one at `start` on, as those of all `rows`, the others of which have none."""
+    tensors = {}
+    for name, values in labels.tensors.items():
+        tensors[name] = values.new_zeros((rows, *values.shape[1:]))
+        tensors[name][start : start + len(values)] = values
+    return Dense(tensors)
 
 
 def _without(rows: np.ndarray, failures: Mapping[int, str]) -> np.ndarray:
@@ -205,5 +284,5 @@ def _without(rows: np.ndarray, failures: Mapping[int, str]) -> np.ndarray:
     return np.flatnonzero(~np.isin(rows, np.fromiter(failures, dtype=np.int64, count=len(failures))))
 
 
-def _select(tensors: Mapping[str, Tensor], kept: np.ndarray) -> dict[str, Tensor]:
-    return {name: tensor[torch.from_numpy(kept)] for name, tensor in tensors.items()}
+def _any(mask: Tensor) -> np.ndarray:
+    return (mask if mask.ndim == 1 else mask.any(dim=1)).numpy()

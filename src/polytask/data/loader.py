@@ -7,14 +7,16 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from polytask.data.batch import Batch
-from polytask.data.encoded_rows import EncodedRows, Fetched, Request
+from polytask.data.encoded_rows import EncodedRows
+from polytask.data.request import Fetched, Request
+from polytask.data.streams import Stream
 from polytask.data.table import Table
 from polytask.errors import UserError
 
@@ -23,40 +25,36 @@ log = logging.getLogger("polytask")
 _SHOWN = 20
 
 
+class Order(Protocol):
+    """Which rows make up which batch."""
+
+    def __len__(self) -> int:
+        """The number of batches of the pass that comes next."""
+
+    def __iter__(self) -> Iterator[Request]:
+        """Its batches."""
+
+
 class Loader:
     """An iterable of batches.
 
-    The order of the rows, and what augmentation makes of them, depend on the seed, the epoch and the row alone: not on
-    the number of worker processes, nor on what was drawn before.
+    The order of the rows, and what augmentation makes of them, depend on what `order` asks for alone: not on the number
+    of worker processes, nor on what was drawn before.
 
     Args:
         encoded: The rows.
         table: Where they come from, for messages.
-        batch_size: Rows in a batch; the last one may have fewer.
-        shuffle: Whether each epoch has an order of its own; otherwise the rows come as they are given.
-        seed: What the order follows from.
+        order: Which of them make up which batch.
         workers: Processes that prepare batches. None is started where batches are ready in memory.
         pin_memory: Put batches into page-locked memory, from where they reach a GPU sooner.
-        drop_last: Leave out a last batch that is not full.
 
     Raises:
-        UserError: There is no row, or not one batch.
+        UserError: There is no row.
     """
 
     def __init__(
-        self,
-        encoded: EncodedRows,
-        table: Table,
-        *,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-        workers: int = 0,
-        pin_memory: bool = False,
-        drop_last: bool = False,
+        self, encoded: EncodedRows, table: Table, order: Order, *, workers: int = 0, pin_memory: bool = False
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, but must be at least 1.")
         if workers < 0:
             raise UserError(f"workers is {workers}, but must be at least 0.")
         self._table = table
@@ -67,16 +65,12 @@ class Loader:
         self._report_empty(encoded.empty)
         if len(encoded) == 0:
             raise UserError(f"{table.source}: there is no row to make a batch of.")
-        if drop_last and len(encoded) < batch_size:
-            raise UserError(
-                f"{table.source}: {len(encoded)} rows do not fill one batch of {batch_size}. Reduce batch_size."
-            )
-        self._order = _Order(len(encoded), batch_size, shuffle, seed, drop_last)
+        self.order = order
         self._workers = workers if encoded.costly else 0
         self._loader = DataLoader(
             encoded,
             batch_size=None,
-            sampler=self._order,
+            sampler=_Requests(order),
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             pin_memory=pin_memory,
@@ -87,22 +81,32 @@ class Loader:
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return len(self._order)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the current epoch."""
-        with _quiet_tokenizers(self._workers > 0):
-            fetched = iter(self._loader)
-        return self._batches(fetched)
+        """The batches of the current epoch; those of which no row can be read are left out."""
+        fetched = self.fetched()
+        return (each.batch for each in fetched if len(each.batch))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass is, counted from 0."""
-        self._order.epoch = epoch
+    def fetched(self) -> Iterator[Fetched]:
+        """What became of each request of the current epoch.
+
+        Raises:
+            UserError: A row cannot be read, and may not be left out.
+        """
+        with _quiet_tokenizers(self._workers > 0):
+            started = iter(self._loader)
+        return self._checked(started)
 
     @property
     def rows(self) -> np.ndarray:
         """The positions, in the table, of the rows that batches are made of."""
         return self._encoded.rows
+
+    @property
+    def encoded(self) -> EncodedRows:
+        """The rows themselves, for batches beside those of the order."""
+        return self._encoded
 
     @property
     def unreadable(self) -> Mapping[int, str]:
@@ -114,15 +118,14 @@ class Loader:
         """How many rows are left out because they cannot be read, as far as it is known yet."""
         return len(self._unreadable)
 
-    def _batches(self, fetched: Iterator[Fetched]) -> Iterator[Batch]:
+    def _checked(self, fetched: Iterator[Fetched]) -> Iterator[Fetched]:
         empty = 0
-        for batch, failures, empties, error in fetched:
-            if error is not None:
-                raise UserError(error)
-            self._report(failures)
-            empty += empties
-            if len(batch):
-                yield batch
+        for each in fetched:
+            if each.error is not None:
+                raise UserError(each.error)
+            self._report(each.failures)
+            empty += each.empty
+            yield each
         self._report_empty(empty)
 
     def _report(self, failures: Mapping[int, str]) -> None:
@@ -146,29 +149,63 @@ class Loader:
             )
 
 
-class _Order(Sampler[Request]):
-    """Which rows make up which batch."""
+class InOrder(Order):
+    """The rows as they are given.
 
-    def __init__(self, rows: int, batch_size: int, shuffle: bool, seed: int, drop_last: bool) -> None:
-        self.epoch = 0
+    Args:
+        rows: How many there are.
+        batch_size: Rows in a batch; the last one may have fewer.
+    """
+
+    def __init__(self, rows: int, batch_size: int) -> None:
         self._rows = rows
         self._batch_size = batch_size
-        self._shuffle = shuffle
-        self._seed = seed
-        self._drop_last = drop_last
 
     def __len__(self) -> int:
-        return self._rows // self._batch_size if self._drop_last else math.ceil(self._rows / self._batch_size)
+        return math.ceil(self._rows / self._batch_size)
 
     def __iter__(self) -> Iterator[Request]:
-        positions = np.arange(self._rows)
-        if self._shuffle:
-            positions = np.random.default_rng([self._seed % 2**63, self.epoch]).permutation(self._rows)
-        return self._requests(self.epoch, positions)
+        for start in range(0, self._rows, self._batch_size):
+            yield Request(0, np.arange(start, min(start + self._batch_size, self._rows)))
 
-    def _requests(self, epoch: int, positions: np.ndarray) -> Iterator[Request]:
-        for batch in range(len(self)):
-            yield Request(epoch, positions[batch * self._batch_size : (batch + 1) * self._batch_size])
+
+class Shuffled(Order):
+    """All rows in random order, epoch after epoch.
+
+    Args:
+        stream: The rows.
+
+    Attributes:
+        epoch: The epoch that comes next, counted from 0.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.epoch = 0
+        self._stream = stream
+
+    def __len__(self) -> int:
+        return self._stream.steps
+
+    def __iter__(self) -> Iterator[Request]:
+        start = self.epoch * self._stream.steps
+        return (self._request(start + step) for step in range(self._stream.steps))
+
+    def _request(self, step: int) -> Request:
+        turn, (rows,) = self._stream.step(step)
+        return Request(turn, rows)
+
+
+class _Requests(Sampler[Request]):
+    """An order as the DataLoader wants it."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._order)
 
 
 def _as_it_is(fetched: Any) -> Any:

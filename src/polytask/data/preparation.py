@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from polytask.data.combined import located
 from polytask.data.encoded_rows import EncodedRows
 from polytask.data.inputs import Input
 from polytask.data.inputs.input import require_column
-from polytask.data.loader import Loader
+from polytask.data.loader import InOrder, Loader, Order, Shuffled
+from polytask.data.streams import Stream, shuffled
 from polytask.data.table import Table
 from polytask.data.target import Target
 from polytask.data.targets import make_target, target_from_state
@@ -57,6 +60,7 @@ class Preparation:
         """
         if len(rows) == 0:
             raise UserError(f"{table.source}: the training part has no rows.")
+        targets = located(targets, table)
         readers = {task: make_target(task, spec) for task, spec in targets.items()}
         for reader in readers.values():
             reader.check(table)
@@ -67,7 +71,7 @@ class Preparation:
         for reader in readers.values():
             reader.fit(table, rows)
         for source in inputs.values():
-            source.fit(table, rows)
+            source.fit(table, rows, readers)
         return cls(inputs, readers)
 
     @property
@@ -91,7 +95,7 @@ class Preparation:
         workers: int = 0,
         pin_memory: bool = False,
         targets: bool | Collection[str] = True,
-        drop_last: bool = False,
+        order: Callable[[EncodedRows], Order] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> Loader:
         """Batches of some rows. Rows without labels are among them, with false masks.
@@ -105,12 +109,15 @@ class Preparation:
             workers: Processes that prepare batches. None is started where batches are ready in memory.
             pin_memory: Put batches into page-locked memory, from where they reach a GPU sooner.
             targets: Whether to read the targets, or those of which tasks; the table need not have the others' columns.
-            drop_last: Leave out a last batch that is not full.
+            order: Makes what says which rows make up which batch; None: all rows, in another order each epoch if they
+                are for training.
             cache_bytes: Inputs are encoded once and kept in memory up to so many bytes, the others for each batch.
 
         Raises:
             UserError: A column is not there, or a row cannot be read.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, but must be at least 1.")
         rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise UserError(f"{table.source}: there is no row to make a batch of.")
@@ -124,16 +131,9 @@ class Preparation:
         encoded = EncodedRows(
             table, rows, self.inputs, readers, seed=seed if training else None, cache_bytes=cache_bytes
         )
-        return Loader(
-            encoded,
-            table,
-            batch_size=batch_size,
-            shuffle=training,
-            seed=seed,
-            workers=workers,
-            pin_memory=pin_memory,
-            drop_last=drop_last,
-        )
+        if order is None:
+            order = partial(_all_rows, batch_size=batch_size, seed=seed if training else None)
+        return Loader(encoded, table, order(encoded), workers=workers, pin_memory=pin_memory)
 
     def state_dict(self) -> dict[str, Any]:
         """All that was learned, ready for JSON."""
@@ -153,3 +153,10 @@ class Preparation:
         for name, source in inputs.items():
             source.load_state_dict(state["inputs"][name])
         return cls(inputs, {task: target_from_state(task, part) for task, part in state["targets"].items()})
+
+
+def _all_rows(encoded: EncodedRows, *, batch_size: int, seed: int | None) -> Order:
+    if seed is None:
+        return InOrder(len(encoded), batch_size)
+    sampler = shuffled(encoded.rows, seed=seed, name="rows")
+    return Shuffled(Stream(np.arange(len(encoded)), sampler, batch_size=batch_size))

@@ -22,7 +22,7 @@ from polytask.data.column_types import (
     is_text,
     plain_type,
 )
-from polytask.data.conversion import BadValue, as_numbers, bad_type, changes_storage, convert
+from polytask.data.conversion import BadValue, as_numbers, bad_type, changes_storage, convert, stored_as
 from polytask.errors import UserError, closest, listing
 
 _COPIED_BYTES = 1 << 30
@@ -158,6 +158,14 @@ class Table:
         """
         return self._plain(pa.Table.from_batches(self._view([name]))).column(0)
 
+    def arrow(self, name: str) -> pa.ChunkedArray:
+        """All values of a column as they are stored: categories may be codes.
+
+        Raises:
+            UserError: There is no such column.
+        """
+        return pa.Table.from_batches(self._view([name])).column(0)
+
     def numbers(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """A column as float64, NaN where it is missing.
 
@@ -208,18 +216,43 @@ class Table:
         line = None if self._line_of is None else self._line_of(row)
         return f"{self.source}, row {row + 1}" + ("" if line is None else f" (line {line})")
 
+    def folder_of(self, row: int, column: str) -> Path | None:
+        """The folder that a relative path in a cell starts from.
+
+        Args:
+            row: The row's position.
+            column: The column.
+        """
+        return self.folder
+
     def renamed(self, names: Mapping[str, str]) -> Table:
         """The same rows with other column names.
 
         Args:
             names: New names by old ones; columns that are not in it keep theirs.
         """
-        data = partial(_rename, self._reopen or partial(pa.Table.from_batches, self._batches), dict(names))
+        return self.arranged([(names.get(name, name), name) for name in self.columns])
+
+    def arranged(
+        self,
+        columns: Sequence[tuple[str, str]],
+        types: Mapping[str, ColumnType] | None = None,
+        storage: Mapping[str, pa.DataType] | None = None,
+    ) -> Table:
+        """The same rows with other columns.
+
+        Args:
+            columns: The columns in order, each with the name of that one of this table that it is made of.
+            types: Other types of columns, by their new names.
+            storage: The Arrow types that columns are to be stored as, by their new names.
+        """
+        own = self._reopen or partial(pa.Table.from_batches, self._batches)
+        data = partial(_arrange, own, tuple(columns), dict(storage or {}))
         return Table(
             data(),
             source=self.source,
             folder=self.folder,
-            types={names.get(name, name): kind for name, kind in self._types.items()},
+            types={**{new: self._types[old] for new, old in columns}, **(types or {})},
             reopen=data,
             line_of=self._line_of,
         )
@@ -321,9 +354,17 @@ def _gather(batches: list[pa.RecordBatch], starts: np.ndarray, rows: np.ndarray)
     return table.take(pa.array(inverse))
 
 
-def _rename(reopen: Reopen, names: Mapping[str, str]) -> pa.Table:
+def _arrange(reopen: Reopen, columns: Sequence[tuple[str, str]], storage: Mapping[str, pa.DataType]) -> pa.Table:
     data = reopen()
-    return data.rename_columns([names.get(name, name) for name in data.column_names])
+    fields, values = [], []
+    for new, old in columns:
+        field, column = data.schema.field(old).with_name(new), data.column(old)
+        wanted = storage.get(new, field.type)
+        if wanted != field.type:
+            field, column = field.with_type(wanted), stored_as(column, wanted)
+        fields.append(field)
+        values.append(column)
+    return pa.Table.from_arrays(values, schema=pa.schema(fields))
 
 
 def _array(values: Any, name: str, source: str) -> pa.Array | pa.ChunkedArray:

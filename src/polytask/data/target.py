@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 from torch import Tensor
 
+from polytask.data.number_matrix import number_matrix
 from polytask.data.table import Table
 from polytask.errors import UserError, closest, listing
 from polytask.labels import TargetSpec, TargetSummary
@@ -63,7 +66,31 @@ class Target(ABC):
         """
         self.check(table)
         self._summary = self._learn(table, rows)
+        if self.spec.sample_weight is not None:
+            self._check_weights(self.spec.sample_weight, table, rows)
         return self._summary
+
+    def weights(self, part: pa.Table, rows: np.ndarray, table: Table) -> Tensor:
+        """What each row counts in the mean loss, float32 `[B]`: the number in the column for it, 1 where that is empty.
+
+        Args:
+            part: The rows' columns.
+            rows: int64 `[B]`: their positions in `table`.
+            table: Where they come from, for messages.
+
+        Raises:
+            UserError: A value is negative, or not a finite number.
+        """
+        assert self.spec.sample_weight is not None
+        values = number_matrix(part, (self.spec.sample_weight,), rows, table)[:, 0]
+        wrong = np.flatnonzero((values < 0) | (values > np.finfo(np.float32).max))
+        if len(wrong):
+            raise UserError(
+                f"{table.locate(int(rows[wrong[0]]))}, column '{self.spec.sample_weight}': the sample_weight of the "
+                f"task '{self.task}' is {values[wrong[0]]:g}, but must be a number of at least 0 that float32 holds. "
+                "0 leaves the row out of the loss; an empty cell counts 1."
+            )
+        return torch.from_numpy(np.where(np.isnan(values), 1.0, values).astype(np.float32))
 
     @abstractmethod
     def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
@@ -89,6 +116,26 @@ class Target(ABC):
     @abstractmethod
     def _learn(self, table: Table, rows: np.ndarray) -> TargetSummary:
         """What the training rows say."""
+
+    def _check_weights(self, column: str, table: Table, rows: np.ndarray) -> None:
+        if column not in table.columns:
+            raise UserError(
+                f"{table.source} has no column '{column}', the sample_weight of the task '{self.task}'."
+                f"{closest(column, table.columns)} Its columns: {listing(table.columns, limit=30)}."
+            )
+        missing, total = 0, 0.0
+        for positions, part in table.batches([*self.spec.columns, column], rows):
+            mask = self.encode(part, positions, table)[1]
+            labelled = mask if mask.ndim == 1 else mask.any(dim=1)
+            total += float(self.weights(part, positions, table)[labelled].sum())
+            missing += int((labelled.numpy() & np.asarray(pc.is_null(part.column(column)))).sum())
+        if total == 0:
+            raise UserError(
+                f"Task '{self.task}': the sample_weight of every labelled training row, in the column '{column}', is "
+                "0: there is nothing to learn from."
+            )
+        if missing:
+            log.info("Task '%s': %d labelled training rows have no '%s': each counts 1.", self.task, missing, column)
 
     def _require_labels(self, labelled: int, table: Table, rows: np.ndarray) -> None:
         if labelled == 0:

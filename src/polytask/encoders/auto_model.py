@@ -13,6 +13,7 @@ from polytask.components import FromData
 from polytask.encoders.auto_model_stages import cut
 from polytask.encoders.encoder import Encoder
 from polytask.encoders.limits import one_of
+from polytask.encoders.token_embedding import refuse_weights
 from polytask.encoders.token_pooling import TokenPool
 from polytask.encoders.weights import in_short
 from polytask.errors import UserError, require
@@ -98,6 +99,7 @@ def _build(name: str, pretrained: bool, architecture: Mapping[str, Any] | None) 
 
 
 def _check_texts(model: Any, name: str, shape: TextShape) -> None:
+    refuse_weights(shape)
     known = model.get_input_embeddings()
     if isinstance(known, nn.Embedding) and shape.vocabulary > known.num_embeddings:
         raise UserError(

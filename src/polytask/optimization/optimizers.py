@@ -38,7 +38,8 @@ class Optimizer(ABC):
 
         Args:
             groups: Each with `params`, and optionally `lr_scale`, which multiplies the learning rate for the group, and
-                `weight_decay`, which then holds for all of the group, whatever `decay_all` says. Other entries stay.
+                `weight_decay`, which then holds for all of the group, whatever `decay_all` says, or `own_decay`, which
+                takes the place of the optimiser's for what that one holds for. Other entries stay.
 
         Raises:
             UserError: There are no parameters.
@@ -49,16 +50,18 @@ class Optimizer(ABC):
         return self._make(made)
 
     def _parts(self, group: Mapping[str, Any]) -> list[dict[str, Any]]:
+        group = dict(group)
         scale = group.get("lr_scale", 1.0)
+        decay = group.pop("own_decay", self.weight_decay)
         common = {**group, "params": list(group["params"]), "lr_scale": scale, "lr": self.lr * scale}
         if "weight_decay" in group:
             return [common]
-        if self.decay_all or self.weight_decay == 0:
-            return [{**common, "weight_decay": self.weight_decay}]
+        if self.decay_all or decay == 0:
+            return [{**common, "weight_decay": decay}]
         matrices = [parameter for parameter in common["params"] if parameter.ndim >= 2]
         vectors = [parameter for parameter in common["params"] if parameter.ndim < 2]
         return [
-            {**common, "params": matrices, "weight_decay": self.weight_decay},
+            {**common, "params": matrices, "weight_decay": decay},
             {**common, "params": vectors, "weight_decay": 0.0},
         ]
 

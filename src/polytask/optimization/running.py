@@ -32,6 +32,20 @@ class RunningSchedule:
         group = self._optimizer.param_groups[0]
         return float(group["lr"]) / float(group.get("lr_scale", 1.0))
 
+    def scale_of(self, task: str) -> float:
+        """What the rate of the groups of a task's own parameters is multiplied by; 1 where there are none."""
+        own = [float(g.get("own_scale", 1.0)) for g in self._optimizer.param_groups if g.get("task") == task]
+        return own[0] if own else 1.0
+
+    def slow_down(self, task: str, factor: float) -> None:
+        """Multiply the learning rate of the groups of a task's own parameters, from now on."""
+        for index, group in enumerate(self._optimizer.param_groups):
+            if group.get("task") == task:
+                group["lr"] = float(group["lr"]) * factor
+                group["lr_scale"] = float(group.get("lr_scale", 1.0)) * factor
+                group["own_scale"] = float(group.get("own_scale", 1.0)) * factor
+                self._scheduler.base_lrs[index] *= factor
+
     def step(self) -> None:
         """Go on by one step of the optimiser; call it after that."""
         if self._scheduler.last_epoch > 0:

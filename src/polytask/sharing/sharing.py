@@ -70,6 +70,11 @@ class Trunk(nn.Module, ABC):
 
     tells_tasks_by_rows: bool = False
 
+    @property
+    def one_for_all(self) -> bool:
+        """Whether all tasks read the very same features, so that those of all rows cost no more than those of some."""
+        return False
+
     @abstractmethod
     def forward(
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]

@@ -80,6 +80,14 @@ class TreeTrunk(EncoderTrunk):
                 )
         return TrunkOutput({task: found[task] for task in tasks})
 
+    @property
+    def one_for_all(self) -> bool:
+        """See `Trunk.one_for_all`: there is a single branch, to the end."""
+        branches = self._roots
+        while len(branches) == 1 and branches[0].children:
+            branches = branches[0].children
+        return len(branches) == 1
+
     def parts(self) -> list[Part]:
         """See `Trunk.parts`."""
         found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -15,13 +15,19 @@ from polytask.errors import UserError, listing
 from polytask.labels import TargetSpec, TargetSummary
 from polytask.tasks.head import mlp_head
 from polytask.tasks.metrics import ClassMetric
-from polytask.tasks.target import class_names, completed, named_weights, one_column, task_name
+from polytask.tasks.target import (
+    class_names,
+    completed,
+    named_weights,
+    one_column,
+    source_names,
+    task_name,
+    weight_column,
+)
 from polytask.tasks.task import Task, in_full_precision
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
-
-_IGNORED = -100
 
 
 class Classification(Task):
@@ -35,7 +41,12 @@ class Classification(Task):
         name: The task's name; None: the target.
         classes: The classes in order, or their number C for classes that are called `0` to `C - 1`; None: those of
             the training data.
+        sources: The named sources of `data` whose labels it learns, where they are not all that have its column.
         weight: Multiplies the loss before the balancer sees it.
+        sample_weight: The column with what each row counts in the mean loss of training, such as a confidence: a number
+            of at least 0; an empty cell counts 1. None: all rows the same. Metrics do not look at it.
+        auxiliary: Whether it is learned for the sake of the others alone: it is trained and scored, but the mean gain,
+            by which epochs are chosen and training stops early, leaves it out.
         class_weights: Weights of the classes in the loss, by name (1 for those not named), or `balanced`: n / (C n_c)
             for a class with n_c of n training rows, C being the number of classes that occur; 1 for one that does not.
         label_smoothing: Share of the target probability that is spread evenly over all classes, in [0, 1).
@@ -57,8 +68,11 @@ class Classification(Task):
         target: str | None = None,
         *,
         name: str | None = None,
+        sources: str | Sequence[str] | None = None,
         classes: int | Sequence[str] | None = None,
         weight: float = 1.0,
+        sample_weight: str | None = None,
+        auxiliary: bool = False,
         class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
         label_smoothing: float = 0.0,
         metric: ClassMetric = "accuracy",
@@ -68,7 +82,15 @@ class Classification(Task):
         counts: FromData[Sequence[int] | None] = None,
     ) -> None:
         columns = one_column(target, name)
-        super().__init__(task_name(name, columns), columns, weight, metric)
+        super().__init__(
+            task_name(name, columns),
+            columns,
+            weight,
+            metric,
+            sources,
+            sample_weight=sample_weight,
+            auxiliary=auxiliary,
+        )
         names = class_names(classes, self.name)
         if names is None:
             raise UserError(f"Task '{self.name}': without data, classes has to be given: their number or their names.")
@@ -117,6 +139,8 @@ class Classification(Task):
             columns=columns,
             classes=class_names(parameters.get("classes"), task_name(parameters.get("name"), columns)),
             unseen=parameters.get("unseen", "error"),
+            sources=source_names(parameters.get("sources"), parameters.get("name")),
+            sample_weight=weight_column(parameters.get("sample_weight"), columns, parameters.get("name")),
         )
 
     @classmethod
@@ -133,20 +157,30 @@ class Classification(Task):
         """See `Task.make_head`."""
         return mlp_head(width, self.hidden, self.outputs, self.dropout, task=self.name)
 
-    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """See `Task.loss`."""
-        weights = self.class_weights
-        summed = F.cross_entropy(
+    def entries(self, output: Tensor, target: Tensor) -> Tensor:
+        """See `Task.entries`."""
+        return F.cross_entropy(
             in_full_precision(output),
-            target.masked_fill(~mask, _IGNORED),
-            weight=weights,
-            ignore_index=_IGNORED,
-            reduction="sum",
+            target,
+            weight=self.class_weights,
+            reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        total = mask.sum() if weights is None else weights[target].masked_fill(~mask, 0.0).sum()
-        # A batch may consist of classes of weight 0 alone: its mean is 0, not 0/0.
-        return summed / total.where(total > 0, 1)
+
+    @property
+    def kin(self) -> Hashable | None:
+        """See `Task.kin`; a class derived from this one may compute otherwise."""
+        if type(self) is not Classification or self.class_weights is not None:
+            return None
+        return "classes", self.outputs, self.label_smoothing
+
+    def entries_of_kin(self, tasks: Sequence[Task], output: Tensor, target: Tensor) -> Tensor:
+        """See `Task.entries_of_kin`."""
+        return self.entries(output.flatten(0, 1), target.flatten()).view(target.shape)
+
+    def importance(self, target: Tensor) -> Tensor | None:
+        """The weight of each row's class; see `Task.importance`."""
+        return None if self.class_weights is None else self.class_weights[target]
 
     def prediction(self, output: Tensor) -> Tensor:
         """Probabilities of the classes; see `Task.prediction`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
@@ -14,7 +14,15 @@ from polytask.errors import UserError, listing
 from polytask.labels import TargetSpec, TargetSummary
 from polytask.tasks.head import mlp_head
 from polytask.tasks.metrics import ClassMetric
-from polytask.tasks.target import class_names, completed, named_weights, target_columns, task_name
+from polytask.tasks.target import (
+    class_names,
+    completed,
+    named_weights,
+    source_names,
+    target_columns,
+    task_name,
+    weight_column,
+)
 from polytask.tasks.task import Task, in_full_precision
 
 if TYPE_CHECKING:
@@ -33,7 +41,12 @@ class MultiLabel(Task):
         name: The task's name; None: the target's, several joined by `_`.
         classes: The labels in order, or their number C for labels that are called `0` to `C - 1`; None: those of the
             training data. Several columns are their own labels unless they are given names here.
+        sources: The named sources of `data` whose labels it learns, where they are not all that have its column.
         weight: Multiplies the loss before the balancer sees it.
+        sample_weight: The column with what each row counts in the mean loss of training, such as a confidence: a number
+            of at least 0; an empty cell counts 1. None: all rows the same. Metrics do not look at it.
+        auxiliary: Whether it is learned for the sake of the others alone: it is trained and scored, but the mean gain,
+            by which epochs are chosen and training stops early, leaves it out.
         pos_weight: Weights of the entries that are yes, by label (1 for those not named), or `balanced`: the number of
             no entries over that of yes entries in the training rows, 1 where either is 0.
         metric: The metric that judges the task.
@@ -56,8 +69,11 @@ class MultiLabel(Task):
         target: str | Sequence[str] | None = None,
         *,
         name: str | None = None,
+        sources: str | Sequence[str] | None = None,
         classes: int | Sequence[str] | None = None,
         weight: float = 1.0,
+        sample_weight: str | None = None,
+        auxiliary: bool = False,
         pos_weight: Literal["balanced"] | Mapping[str, float] | None = None,
         metric: ClassMetric = "auroc",
         unseen: Literal["error", "unknown"] = "error",
@@ -68,7 +84,15 @@ class MultiLabel(Task):
         known: FromData[Sequence[int] | None] = None,
     ) -> None:
         columns = target_columns(target, name)
-        super().__init__(task_name(name, columns), columns, weight, metric)
+        super().__init__(
+            task_name(name, columns),
+            columns,
+            weight,
+            metric,
+            sources,
+            sample_weight=sample_weight,
+            auxiliary=auxiliary,
+        )
         names = _labels(classes, columns, self.name)
         if names is None:
             raise UserError(f"Task '{self.name}': without data, classes has to be given: their number or their names.")
@@ -105,6 +129,8 @@ class MultiLabel(Task):
             classes=_labels(parameters.get("classes"), columns, task_name(parameters.get("name"), columns)),
             unseen=parameters.get("unseen", "error"),
             separator=parameters.get("separator", "|"),
+            sources=source_names(parameters.get("sources"), parameters.get("name")),
+            sample_weight=weight_column(parameters.get("sample_weight"), columns, parameters.get("name")),
         )
 
     @classmethod
@@ -124,13 +150,23 @@ class MultiLabel(Task):
         """See `Task.make_head`."""
         return mlp_head(width, self.hidden, self.outputs, self.dropout, task=self.name)
 
-    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """See `Task.loss`."""
+    def entries(self, output: Tensor, target: Tensor) -> Tensor:
+        """See `Task.entries`."""
         output = in_full_precision(output)
-        entries = F.binary_cross_entropy_with_logits(
+        return F.binary_cross_entropy_with_logits(
             output, target.to(output.dtype), pos_weight=self.pos_weight, reduction="none"
         )
-        return entries.masked_fill(~mask, 0.0).sum() / mask.sum()
+
+    @property
+    def kin(self) -> Hashable | None:
+        """See `Task.kin`; a class derived from this one may compute otherwise."""
+        if type(self) is not MultiLabel or self.pos_weight is not None:
+            return None
+        return "labels", self.outputs
+
+    def entries_of_kin(self, tasks: Sequence[Task], output: Tensor, target: Tensor) -> Tensor:
+        """See `Task.entries_of_kin`."""
+        return self.entries(output, target)
 
     def prediction(self, output: Tensor) -> Tensor:
         """The probability of each label; see `Task.prediction`."""

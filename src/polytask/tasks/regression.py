@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from polytask.errors import UserError, listing
 from polytask.labels import TargetSpec, TargetSummary
 from polytask.tasks.head import mlp_head
 from polytask.tasks.metrics import NumberMetric
-from polytask.tasks.target import completed, target_columns, task_name
+from polytask.tasks.target import completed, source_names, target_columns, task_name, weight_column
 from polytask.tasks.task import Task, in_full_precision
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ class Regression(Task):
     Args:
         target: The column to predict, or several; None: the one called as the task is.
         name: The task's name; None: the target's, several joined by `_`.
+        sources: The named sources of `data` whose labels it learns, where they are not all that have its column.
         weight: Multiplies the loss before the balancer sees it.
+        sample_weight: The column with what each row counts in the mean loss of training, such as a confidence: a number
+            of at least 0; an empty cell counts 1. None: all rows the same. Metrics do not look at it.
+        auxiliary: Whether it is learned for the sake of the others alone: it is trained and scored, but the mean gain,
+            by which epochs are chosen and training stops early, leaves it out.
         loss: `mse`, `e²`; `l1`, `|e|`; `huber`, `e²/2` up to `|e| = delta` and `delta (|e| - delta/2)` beyond.
         delta: Where the Huber loss turns from square to linear, in standard deviations.
         metric: The metric that judges the task.
@@ -55,7 +60,10 @@ class Regression(Task):
         target: str | Sequence[str] | None = None,
         *,
         name: str | None = None,
+        sources: str | Sequence[str] | None = None,
         weight: float = 1.0,
+        sample_weight: str | None = None,
+        auxiliary: bool = False,
         loss: NumberLoss = "mse",
         delta: float = 1.0,
         metric: NumberMetric = "mae",
@@ -65,7 +73,15 @@ class Regression(Task):
         std: FromData[Sequence[float] | None] = None,
     ) -> None:
         columns = target_columns(target, name)
-        super().__init__(task_name(name, columns), columns, weight, metric)
+        super().__init__(
+            task_name(name, columns),
+            columns,
+            weight,
+            metric,
+            sources,
+            sample_weight=sample_weight,
+            auxiliary=auxiliary,
+        )
         if loss not in get_args(NumberLoss):
             raise UserError(f"Task '{self.name}': there is no loss '{loss}'. Allowed: {listing(get_args(NumberLoss))}.")
         if not delta > 0:
@@ -85,7 +101,13 @@ class Regression(Task):
     @classmethod
     def target_spec(cls, parameters: Mapping[str, Any]) -> TargetSpec:
         """See `Task.target_spec`."""
-        return TargetSpec(kind="numbers", columns=target_columns(parameters.get("target"), parameters.get("name")))
+        columns = target_columns(parameters.get("target"), parameters.get("name"))
+        return TargetSpec(
+            kind="numbers",
+            columns=columns,
+            sources=source_names(parameters.get("sources"), parameters.get("name")),
+            sample_weight=weight_column(parameters.get("sample_weight"), columns, parameters.get("name")),
+        )
 
     @classmethod
     def complete(cls, parameters: Mapping[str, Any], summary: TargetSummary) -> dict[str, Any]:
@@ -101,17 +123,29 @@ class Regression(Task):
         """See `Task.make_head`."""
         return mlp_head(width, self.hidden, self.outputs, self.dropout, task=self.name)
 
-    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """See `Task.loss`."""
+    def entries(self, output: Tensor, target: Tensor) -> Tensor:
+        """See `Task.entries`."""
+        return self._errors(output, self._standardised(target))
+
+    @property
+    def kin(self) -> Hashable | None:
+        """See `Task.kin`; a class derived from this one may compute otherwise."""
+        return ("numbers", self.outputs, self.loss_name, self.delta) if type(self) is Regression else None
+
+    def entries_of_kin(self, tasks: Sequence[Task], output: Tensor, target: Tensor) -> Tensor:
+        """See `Task.entries_of_kin`."""
+        kin = cast("Sequence[Regression]", tasks)
+        mean, std = torch.stack([task.mean for task in kin]), torch.stack([task.std for task in kin])
+        return self._errors(output, (target - mean) / std)
+
+    def _errors(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of each entry, from standardised values."""
         output = in_full_precision(output)
-        target = self._standardised(target)
         if self.loss_name == "mse":
-            entries = F.mse_loss(output, target, reduction="none")
-        elif self.loss_name == "l1":
-            entries = F.l1_loss(output, target, reduction="none")
-        else:
-            entries = F.huber_loss(output, target, reduction="none", delta=self.delta)
-        return entries.masked_fill(~mask, 0.0).sum() / mask.sum()
+            return F.mse_loss(output, target, reduction="none")
+        if self.loss_name == "l1":
+            return F.l1_loss(output, target, reduction="none")
+        return F.huber_loss(output, target, reduction="none", delta=self.delta)
 
     def metrics(self) -> MetricCollection:
         """See `Task.metrics`."""

@@ -42,6 +42,35 @@ def one_column(target: str | None, name: str | None) -> tuple[str]:
     return (columns[0],)
 
 
+def source_names(sources: str | Sequence[str] | None, task: str | None) -> tuple[str, ...] | None:
+    """The names of the data sets that a task takes its labels from; None for all.
+
+    Raises:
+        UserError: There are none, or one is there twice.
+    """
+    if sources is None:
+        return None
+    names = (sources,) if isinstance(sources, str) else tuple(sources)
+    if not names or len(set(names)) != len(names):
+        what = "an empty list" if not names else f"{listing(names)}, with one of them twice"
+        raise UserError(f"Task '{task or ''}': sources is {what}. Name each source once, or leave it out for all.")
+    return names
+
+
+def weight_column(column: str | None, targets: Sequence[str], task: str | None) -> str | None:
+    """The column with what each row counts in the mean loss.
+
+    Raises:
+        UserError: It is one of those that the task predicts.
+    """
+    if column in targets:
+        raise UserError(
+            f"Task '{task or ''}': sample_weight is '{column}', which the task predicts. Give a column of its own with "
+            "numbers of at least 0."
+        )
+    return column
+
+
 def task_name(name: str | None, columns: Sequence[str]) -> str:
     """The task's name: the given one, else that of its columns."""
     return "_".join(columns) if name is None else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polytask.errors import UserError, closest, listing
 from polytask.labels import TargetSpec, TargetSummary
+from polytask.tasks.target import source_names, weight_column
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -28,6 +29,9 @@ class Task(nn.Module, ABC):
         columns: The target columns.
         weight: Multiplies the loss before the balancer sees it.
         metric: The metric that judges the task: a key of `metrics()`.
+        sources: The data sets that the labels are taken from; None: all that have the columns.
+        sample_weight: The column with what each row counts in the mean loss; None: all the same.
+        auxiliary: Whether it is learned for the sake of the others alone, and choices do not look at it.
 
     Attributes:
         metric_names: The keys of `metrics()`.
@@ -38,7 +42,17 @@ class Task(nn.Module, ABC):
 
     metric_names: ClassVar[tuple[str, ...]]
 
-    def __init__(self, name: str, columns: Sequence[str], weight: float, metric: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        columns: Sequence[str],
+        weight: float,
+        metric: str,
+        sources: str | Sequence[str] | None = None,
+        *,
+        sample_weight: str | None = None,
+        auxiliary: bool = False,
+    ) -> None:
         super().__init__()
         if not name or "." in name:
             raise UserError(
@@ -56,6 +70,9 @@ class Task(nn.Module, ABC):
         self.columns = tuple(columns)
         self.weight = weight
         self.metric = metric
+        self.auxiliary = auxiliary
+        self.sources = source_names(sources, name)
+        self.sample_weight = weight_column(sample_weight, self.columns, name)
 
     @classmethod
     @abstractmethod
@@ -85,14 +102,73 @@ class Task(nn.Module, ABC):
         """A new head: `[B, width]` features to `[B, outputs]`."""
 
     @abstractmethod
-    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def entries(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of each entry, of the target's shape, in numbers that do not depend on the target's units.
+
+        Args:
+            output: `[B, outputs]`, from the head.
+            target: As in `Batch.targets`: where there is no label it holds 0, and the entry's loss is not looked at.
+        """
+
+    def importance(self, target: Tensor) -> Tensor | None:
+        """What each entry counts in the mean, of the target's shape, where `entries` holds it as a factor; None: 1."""
+        return None
+
+    @property
+    def kin(self) -> Hashable | None:
+        """What tasks have in common whose entries `entries_of_kin` computes in one call; None: the task has no kin."""
+        return None
+
+    def entries_of_kin(self, tasks: Sequence[Task], output: Tensor, target: Tensor) -> Tensor:
+        """`[B, K, E]`, what `entries` gives for each of K tasks with the same `kin` as this one.
+
+        Such tasks have no `importance`.
+
+        Args:
+            tasks: The tasks.
+            output: `[B, K, outputs]`.
+            target: `[B, K, E]`, E being 1 where a task's target is `[B]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no kin.")
+
+    def loss(
+        self,
+        output: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        weights: Tensor | None = None,
+        total: Tensor | None = None,
+    ) -> Tensor:
         """Mean loss over the labelled entries, a scalar that does not depend on the target's units.
 
         Args:
             output: `[B, outputs]`, from the head.
             target: As in `Batch.targets`.
-            mask: Where `target` has a label; at least one entry is true.
+            mask: Where `target` has a label, at least one entry being true; None: everywhere.
+            weights: `[B]`, what each row counts in the mean; None: all the same.
+            total: What the sum of the losses is divided by, where other rows belong to the same mean; None: `total` of
+                these rows.
         """
+        entries = self.entries(output, target)
+        if mask is None and weights is None and total is None and self.importance(target) is None:
+            return entries.mean()
+        if mask is not None:
+            entries = entries.masked_fill(~mask, 0.0)
+        if weights is not None:
+            entries = entries * _per_entry(weights, entries)
+        total = self.total(target, mask, weights) if total is None else total
+        # Entries may count nothing, such as those of classes of weight 0: their mean is 0, not 0/0.
+        return entries.sum() / total.where(total > 0, 1)
+
+    def total(self, target: Tensor, mask: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """What the labelled entries count together in the mean, a scalar; see `loss`."""
+        counts = self.importance(target)
+        if weights is not None:
+            per_entry = _per_entry(weights, target).expand(target.shape)
+            counts = per_entry if counts is None else counts * per_entry
+        if counts is None:
+            return torch.tensor(target.numel(), device=target.device) if mask is None else mask.sum()
+        return (counts if mask is None else counts.masked_fill(~mask, 0.0)).sum()
 
     def prediction(self, output: Tensor) -> Tensor:
         """What the task predicts, for other tasks to read: `[B, outputs]`, differentiable.
@@ -129,3 +205,8 @@ class Task(nn.Module, ABC):
 def in_full_precision(output: Tensor) -> Tensor:
     """`output` in float32 or wider: losses and probabilities are not computed in the half precision of autocast."""
     return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def _per_entry(weights: Tensor, entries: Tensor) -> Tensor:
+    """Weights of rows `[B]`, so that they multiply entries `[B]` or `[B, M]`."""
+    return weights.view(-1, *(1 for _ in entries.shape[1:]))

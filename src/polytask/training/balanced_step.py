@@ -5,43 +5,50 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from polytask.balancing import Balancer
+from polytask.balancing.accumulation import GradientSum
 from polytask.data.batch import Batch
-from polytask.model import Objectives
+from polytask.model import MultiTaskModel, Objectives
 
 
 @dataclass(frozen=True)
 class BalancedStep:
-    """How the gradients of a batch are made.
+    """How the gradients of a step are made.
 
     Attributes:
-        balancer: Turns losses into gradients.
-        compute: The tasks' losses on a batch, none for tasks without a label in it, and what else is added to the
+        model: Gives the tasks' losses on a batch, none for tasks without a label in it, and what else is added to the
             objective.
+        balancer: Turns losses into gradients.
         weights: What multiplies the losses before the balancer sees them, by task.
     """
 
+    model: MultiTaskModel
     balancer: Balancer
-    compute: Callable[[Batch], Objectives]
     weights: Mapping[str, float]
 
-    def backward(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
-        """Accumulate the gradients of a batch.
+    def backward(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
+        """Accumulate the gradients of a step.
 
         Args:
-            batch: The batch.
+            batches: The batches of the step: their rows belong to the same means.
             shared: The shared parameters.
             scaler: The gradient scaler of training in float16, if there is one.
 
         Returns:
-            What `compute` gives; without losses where nothing was done, because no task has a label wherever it needs
-            one.
+            The losses and penalties of the step; without losses where nothing was done, because no task has a label
+            wherever it needs one.
         """
+        if not batches:
+            return Objectives({}, {})
+        if len(batches) > 1:
+            return self._accumulated(batches, shared, scaler)
+        (batch,) = batches
         if self.balancer.batches > 1:
             return self._independent(batch, shared, scaler)
         found = self.compute(batch)
@@ -53,18 +60,123 @@ class BalancedStep:
             self.balancer.backward(self._weighted(found.losses), shared, scaler=scaler, samples=samples, probe=probe)
         return found
 
-    def look_back(self, batch: Batch) -> None:
-        """After the optimiser's step, tell a balancer that asks for it the new losses of the same batch."""
-        if self.balancer.looks_back:
+    def look_ahead(
+        self, batches: Sequence[Batch], held_out: Batch, parameters: Sequence[nn.Parameter], lr: float, scaler: Any
+    ) -> None:
+        """Before a step, let a balancer that asks for it try what the step does to the losses of other rows.
+
+        Args:
+            batches: The batches of the step.
+            held_out: The other rows.
+            parameters: All of the model's.
+            lr: The learning rate of the step.
+            scaler: As in `backward`.
+        """
+        totals = self._totals(batches) if batches else None
+
+        def training() -> dict[str, Tensor]:
+            losses: dict[str, Tensor] = {}
+            for batch in batches:
+                losses = _sums(losses, self.compute(batch, totals).losses)
+            return self._weighted(_in_order(losses, self.model.task_names))
+
+        def validation() -> dict[str, Tensor]:
+            return self._weighted(self.compute(held_out).losses)
+
+        self.balancer.before_step(training, validation, parameters, lr, scaler=scaler)
+
+    def look_back(self, batches: Sequence[Batch]) -> None:
+        """After the optimiser's step, tell a balancer that asks for it the new losses of the same batches."""
+        if self.balancer.looks_back and batches:
+            totals = self._totals(batches)
+            losses: dict[str, Tensor] = {}
             with torch.no_grad():
-                losses = self.compute(batch).losses
+                for batch in batches:
+                    losses = _sums(losses, self.compute(batch, totals).losses)
             if losses:
-                self.balancer.after_step(self._weighted(losses))
+                self.balancer.after_step(self._weighted(_in_order(losses, self.model.task_names)))
+
+    @property
+    def compute(self) -> Callable[..., Objectives]:
+        """See `MultiTaskModel.objectives`; one backward pass from all losses is what `together` is made for."""
+        return partial(self.model.objectives, together=self.balancer.level == "loss")
+
+    def _totals(self, batches: Sequence[Batch]) -> dict[str, Tensor] | None:
+        """What the labelled rows of several batches count together, by task; None: there is one batch."""
+        if len(batches) == 1:
+            return None
+        return self._together(batches)
+
+    def _together(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            totals = _sums(totals, self.model.totals(batch))
+        return totals
+
+    def _accumulated(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
+        """A step of several batches: what one batch of all their rows would give, batch statistics aside."""
+        if self.balancer.additive:
+            found, _ = self._summed(batches, scaler, each=partial(self.balancer.backward, shared=shared, scaler=scaler))
+            return found
+        count = self.balancer.batches
+        sums, parts = [], [_every(batches, count, start) for start in range(count)] if count > 1 else [batches]
+        for part in parts:
+            found, gradients = self._summed(part, scaler, shared=shared, penalise=part is parts[-1])
+            sums.append(gradients.losses())
+        everywhere = [task for task in found.losses if all(task in each for each in sums)]
+        if not everywhere:
+            return Objectives({}, {})
+        chosen = [{task: each[task] for task in everywhere} for each in sums]
+        probe = None
+        if self.balancer.batch_fraction < 1:
+            shares = [batch.part(_share(batch, self.balancer.batch_fraction)) for batch in batches if len(batch)]
+            probe = self._summed(shares, scaler, shared=shared, penalise=False)[1].losses()
+        given = chosen if count > 1 else chosen[0]
+        self.balancer.backward(given, shared, scaler=scaler, probe=probe)  # type: ignore[arg-type]
+        return found._replace(losses={task: found.losses[task] for task in everywhere})
+
+    def _summed(
+        self,
+        batches: Sequence[Batch],
+        scaler: Any,
+        shared: Sequence[nn.Parameter] = (),
+        *,
+        each: Callable[[dict[str, Tensor]], None] | None = None,
+        penalise: bool = True,
+    ) -> tuple[Objectives, GradientSum]:
+        """The losses and penalties of several batches, and the sums of the tasks' gradients.
+
+        Args:
+            batches: Their rows belong to the same means.
+            scaler: See `backward`.
+            shared: See `backward`.
+            each: Takes the weighted losses of each batch, in place of the sums.
+            penalise: Whether to accumulate the penalties' gradients.
+        """
+        totals = self._together(batches)
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        gradients = GradientSum(trainable, self.model.task_names, shared=shared)
+        losses: dict[str, Tensor] = {}
+        penalties: dict[str, Tensor] = {}
+        for batch in batches:
+            found = self.compute(batch, totals)
+            shares = {name: value / len(batches) for name, value in found.penalties.items()}
+            penalties = _sums(penalties, {name: value.detach() for name, value in shares.items()})
+            losses = _sums(losses, {task: loss.detach() for task, loss in found.losses.items()})
+            if penalise:
+                _penalise(found._replace(penalties=shares), scaler)
+            if not found.losses:
+                continue
+            if each is not None:
+                each(self._weighted(found.losses))
+            else:
+                gradients.add(self._weighted(found.losses), scaler=scaler)
+        return Objectives(_in_order(losses, self.model.task_names), penalties), gradients
 
     def _independent(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
         """The batch is divided into independent ones; tasks that are not in each of them are left out."""
         count = self.balancer.batches
-        parts = [batch.part(torch.arange(start, len(batch), count)) for start in range(min(count, len(batch)))]
+        parts = [part for start in range(count) for part in _every([batch], count, start)]
         found = [self.compute(part) for part in parts]
         everywhere = [task for task in found[0].losses if all(task in each.losses for each in found)]
         if len(parts) < count or not everywhere:
@@ -77,6 +189,19 @@ class BalancedStep:
     def _weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # A product with 1 would be one more node to pass through.
         return {task: loss if (w := self.weights[task]) == 1 else loss * w for task, loss in losses.items()}
+
+
+def _every(batches: Sequence[Batch], count: int, start: int) -> list[Batch]:
+    """Of each batch, every `count`-th row from the one at `start` on."""
+    return [batch.part(torch.arange(start, len(batch), count)) for batch in batches if len(batch) > start]
+
+
+def _sums(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**one, **{name: one[name] + value if name in one else value for name, value in other.items()}}
+
+
+def _in_order(losses: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+    return {task: losses[task] for task in tasks if task in losses}
 
 
 def _penalise(found: Objectives, scaler: Any) -> None:

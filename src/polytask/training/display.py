@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -14,15 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from polytask.data.loader import Loader
+from polytask.data.combined import CombinedTable
 from polytask.data.summary import TargetRecord
 from polytask.data.table import Table
 from polytask.tasks import Task
 from polytask.training.costs import Cost, Costs
 from polytask.training.job import Job
+from polytask.training.label_counts import label_table, labels_of
 from polytask.training.module import MultiTaskModule
 from polytask.training.selection import MEAN_GAIN, gain
 from polytask.training.step_log import StepLog
+
+if TYPE_CHECKING:
+    from polytask.training.auxiliary_check import AuxiliaryCheck
 
 
 class Display:
@@ -50,6 +55,8 @@ class Display:
         for table in tables.values():
             self.console.print(columns_line(table), highlight=False)
         self.console.print(target_table(job.summarise_targets()))
+        if len(job.preparation.targets) > 1 or isinstance(job.sources.parts["train"].table, CombinedTable):
+            self.console.print(label_table(labels_of(job)), highlight=False)
         sizes = job.count_parameters()
         names = job.model.task_names
         shared = f", {sizes['shared']:,} of them shared by the {len(names)} tasks" if len(names) > 1 else ", one task"
@@ -60,22 +67,22 @@ class Display:
         self.console.print(job.model.describe())
         self.console.print(cost_table(job.count_costs()))
 
-    def callback(self, loader: Loader) -> Callback:
+    def callback(self) -> Callback:
         """What tells this display how far the training is."""
-        return _Watcher(self, loader)
+        return _Watcher(self)
 
-    def start(self, module: MultiTaskModule, batches: int, epochs: int) -> None:
+    def start(self, module: MultiTaskModule, epochs: int) -> None:
         """The training begins, or goes on."""
         self._module = module
         if self.console.is_terminal and not self._quiet:
-            self._board = _Board(self.console, module, batches, epochs)
+            self._board = _Board(self.console, module, epochs)
         else:
             self._epochs = epochs
 
-    def advance(self, batch: int) -> None:
-        """`batch` batches of this epoch are done."""
+    def advance(self) -> None:
+        """One more step is done."""
         if self._board is not None:
-            self._board.advance(batch)
+            self._board.advance()
 
     def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
         """See `EpochSink.epoch_done`."""
@@ -143,11 +150,27 @@ def cost_table(costs: Costs) -> RichTable:
     return shown
 
 
+def auxiliary_table(check: AuxiliaryCheck) -> RichTable:
+    """The main tasks with and without the auxiliary ones."""
+    seeds = f"{len(check.seeds)} seed{'s' * (len(check.seeds) > 1)}"
+    shown = RichTable(
+        title=f"With and without {', '.join(check.auxiliary)} ({seeds})", title_justify="left", header_style="bold"
+    )
+    for column in ("task", "metric", "with", "without", "better by", "verdict"):
+        shown.add_column(column, justify="left" if column in ("task", "metric", "verdict") else "right")
+    for each in check.comparisons:
+        better = number(fmean(each.helped)) + (f" ± {number(each.error)}" if len(each.helped) > 1 else "")
+        values = (number(fmean(values)) for values in (each.with_auxiliary, each.without))
+        shown.add_row(each.task, each.metric, *values, better, each.verdict)
+    return shown
+
+
 def plain_line(module: MultiTaskModule, record: Mapping[str, float], epochs: int, improved: bool) -> str:
     """One epoch in one line."""
     parts = []
     for name, task in module.model.tasks.items():
-        words = [f"{name}: loss {number(record.get(f'{name}/train/loss'))}"]
+        mark = " (auxiliary)" if task.auxiliary else ""
+        words = [f"{name}{mark}: loss {number(record.get(f'{name}/train/loss'))}"]
         value = record.get(f"{name}/valid/{task.metric}")
         if value is not None:
             words.append(f"{task.metric} {number(value)}")
@@ -168,7 +191,7 @@ def number(value: float | None) -> str:
 class _Board:
     """The bar and the table of a training on a terminal."""
 
-    def __init__(self, console: Console, module: MultiTaskModule, batches: int, epochs: int) -> None:
+    def __init__(self, console: Console, module: MultiTaskModule, epochs: int) -> None:
         self._module = module
         self._epochs = epochs
         self._progress = Progress(
@@ -179,21 +202,19 @@ class _Board:
             TimeRemainingColumn(),
             console=console,
         )
-        self._bar = self._progress.add_task("epoch", total=epochs * batches, completed=len(module.history) * batches)
-        self._batches = batches
-        self._record: Mapping[str, float] = module.history[-1] if module.history else {}
+        done = 0 if module.plan is None else module.plan.done
+        self._bar = self._progress.add_task("epoch", total=module.total_steps, completed=module.steps)
+        # A run that goes on in the middle of an epoch has seen losses in it.
+        seen = module.step_log.epoch_means() if done else {}
+        self._record: Mapping[str, float] = {**(module.history[-1] if module.history else {}), **seen}
         self._best: Mapping[str, float] = module.history[module.best.epoch] if module.history else {}
         self._live = Live(self._render(), console=console, refresh_per_second=4)
         self._live.start()
         module.step_log.listener = self._losses
 
-    def advance(self, batch: int) -> None:
+    def advance(self) -> None:
         epoch = self._module.current_epoch
-        self._progress.update(
-            self._bar,
-            completed=epoch * self._batches + batch,
-            description=f"epoch {epoch + 1}/{self._epochs}",
-        )
+        self._progress.update(self._bar, completed=self._module.steps, description=f"epoch {epoch + 1}/{self._epochs}")
 
     def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
         self._record = record
@@ -223,7 +244,7 @@ class _Board:
         scores = {name: {task.metric: self._best.get(key, math.nan)}}
         baseline = self._module.baseline.get(name, {}).get(task.metric)
         return [
-            name,
+            f"{name} (auxiliary)" if task.auxiliary else name,
             number(self._record.get(f"{name}/train/loss")),
             number(self._record.get(f"{name}/train/weight")),
             task.metric,
@@ -244,15 +265,14 @@ class _Board:
 class _Watcher(Callback):
     """Passes Lightning's progress on to a display."""
 
-    def __init__(self, display: Display, loader: Loader) -> None:
+    def __init__(self, display: Display) -> None:
         self._display = display
-        self._batches = len(loader)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MultiTaskModule)
-        self._display.start(pl_module, self._batches, int(trainer.max_epochs or 0))
+        self._display.start(pl_module, int(trainer.max_epochs or 0))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._display.advance(batch_idx + 1)
+        self._display.advance()

@@ -63,7 +63,7 @@ class Start:
     """
 
     origins: Mapping[str, Origin]
-    how: Literal["average", "stack"]
+    how: Literal["average", "stack", "trunk"]
     targets: Mapping[str, Any]
 
     @classmethod
@@ -79,7 +79,7 @@ class Start:
             UserError: A task is not the model's or not the run's, a run is not there or not finished, its network is
                 not an encoder for each task, or its inputs are prepared in another way.
         """
-        here = _what_inputs_mean(description, preparation)
+        here = _what_inputsmean_of(description, preparation)
         origins = {}
         for task, path in wanted.runs.items():
             with at_key(f"{_KEY}.runs.{task}"):
@@ -142,7 +142,7 @@ class Start:
         for depth, tasks, stage in copies:
             name = trunk.stage_names[depth]
             chosen = [self.origins[task] for task in tasks if task in self.origins] or list(self.origins.values())
-            stage.load_state_dict(_mean([origin.stages[name].state_dict() for origin in chosen]))
+            stage.load_state_dict(mean_of([origin.stages[name].state_dict() for origin in chosen]))
 
     def _stack(self, trunk: Trunk, scheme: str) -> None:
         """Each expert becomes the encoder of its task's run."""
@@ -194,7 +194,7 @@ def _read(root: Path, task: str, here: Mapping[str, Any]) -> Origin:
             f"the run '{root}' has no task '{task}'.{closest(task, model.task_names)} "
             f"Its tasks: {listing(model.task_names)}."
         )
-    found = list(differing_values(_what_inputs_mean(description, trained.preparation), here))
+    found = list(differing_values(_what_inputsmean_of(description, trained.preparation), here))
     if found:
         raise UserError(
             f"the run '{root}' prepares its inputs in another way, so that its weights would mean something else here: "
@@ -218,7 +218,7 @@ def _read(root: Path, task: str, here: Mapping[str, Any]) -> Origin:
     return Origin(root, stages, model.heads[task], description.encoders, target)
 
 
-def _what_inputs_mean(description: ModelDescription, preparation: Preparation) -> dict[str, Any]:
+def _what_inputsmean_of(description: ModelDescription, preparation: Preparation) -> dict[str, Any]:
     """All that decides which numbers an encoder gets for a row, by input."""
     ignored = (*_TOLD_BY_STATE, *_IN_TRAINING_ONLY)
     found = {}
@@ -254,7 +254,7 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def mean_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each tensor; of counts and positions, which are whole numbers, the first."""
     return {
         name: torch.stack([state[name] for state in states]).double().mean(0).to(first.dtype)

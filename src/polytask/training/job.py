@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 
-from polytask.balancing import Balancer
 from polytask.config import Config, TrainingConfig
+from polytask.config.checks import steering_columns
+from polytask.data.encoded_rows import EncodedRows
 from polytask.data.loader import Loader
 from polytask.data.preparation import Preparation
 from polytask.data.splits import Split
 from polytask.data.summary import TargetRecord, describe
 from polytask.errors import UserError, at_key
 from polytask.model import MultiTaskModel
+from polytask.schedules import Freeze, Schedule
+from polytask.sharing.sharing import EncoderTrunk
+from polytask.training.adapt import TrunkStart
+from polytask.training.auxiliary import make_balancer, warn_of_auxiliary_criteria
 from polytask.training.costs import Costs, count_costs
+from polytask.training.held_out import held_out_rows
 from polytask.training.init_from import Start
 from polytask.training.module import MultiTaskModule
+from polytask.training.own_training import Rates, Slowing, Stopping, TaskRecipe
+from polytask.training.plan import Plan, Steps
 from polytask.training.saved_model import ModelDescription
 from polytask.training.selection import Best
 from polytask.training.sources import Sources, open_sources
+from polytask.training.task_streams import Sampling
 from polytask.training.transfer import Transfer
 
 logger = logging.getLogger("polytask")
@@ -40,7 +49,7 @@ class Job:
         description: What the model consists of.
         model: The network.
         module: The training steps.
-        train: Batches of the training part.
+        train: Steps on the training part.
         valid: Batches of the validation part; None where there is none.
     """
 
@@ -50,7 +59,7 @@ class Job:
     description: ModelDescription
     model: MultiTaskModel
     module: MultiTaskModule
-    train: Loader
+    train: Steps
     valid: Loader | None
 
     def summarise_targets(self) -> list[TargetRecord]:
@@ -62,7 +71,7 @@ class Job:
         """What a prediction for one row costs, beside a network for each task with the same encoder."""
         alone = replace(self.description, sharing={"type": "hard", "parameters": {}}, relations=[])
         single, _ = alone.build(self.preparation.shapes)
-        return count_costs(self.model, single, _inputs_of_one_row(self.train))
+        return count_costs(self.model, single, _inputs_of_one_row(self.train.loader))
 
     def count_parameters(self) -> dict[str, int]:
         """How many parameters there are, and how many of them more than one task's loss reaches."""
@@ -90,20 +99,24 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
     """
     settings = config.training
     _check_device(settings)
-    sources = open_sources(config.data, split)
+    sources = open_sources(config, split)
     part = sources.parts["train"]
-    start = None
+    start: Start | TrunkStart | None = None
     if description is None:
-        preparation = Preparation.fit(
+        wanted = config.model.init_from
+        trunk = None
+        if wanted is not None and wanted.how == "trunk":
+            trunk = start = TrunkStart.read(wanted, config.inputs)
+        preparation = (Preparation.fit if trunk is None else trunk.prepare)(
             part.table,
             part.rows,
             {name: spec.create() for name, spec in config.inputs.items()},
             {name: spec.cls.target_spec({**spec.parameters, "name": name}) for name, spec in config.tasks.items()},
-            reserved=_split_columns(config),
+            reserved=[*sources.reserved, *steering_columns(config)],
         )
         description = ModelDescription.of(config, preparation)
-        if config.model.init_from is not None:
-            start = Start.read(config.model.init_from, description, preparation)
+        if wanted is not None and start is None:
+            start = Start.read(wanted, description, preparation)
     else:
         preparation = description.restore_preparation()
     torch.manual_seed(settings.seed)
@@ -111,28 +124,57 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
         model, description = description.build(preparation.shapes)
     if start is not None:
         start.apply(model, description)
-    loaders = {
-        name: preparation.loader(
-            part.table,
-            part.rows,
+    load = partial(
+        preparation.loader,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        workers=settings.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    with at_key("schedule"):
+        schedule: Schedule = config.schedule.create()
+        if schedule.inner is not None and settings.accumulate > 1:
+            raise UserError(
+                f"training.accumulate is {settings.accumulate}, but in meta-learning a step has a batch for each inner "
+                "step. Leave it at 1, and set training.batch_size."
+            )
+        plan_for = partial(
+            Plan,
+            schedule,
+            tasks=model.task_names,
             batch_size=settings.batch_size,
-            training=name == "train",
+            batches=settings.accumulate if schedule.inner is None else schedule.inner.batches,
+            sampler=settings.sampler.create(),
+            own={
+                name: Sampling(own.batch_size, None if own.sampler is None else own.sampler.create())
+                for name, own in settings.tasks.items()
+            },
             seed=settings.seed,
-            workers=settings.workers,
-            pin_memory=torch.cuda.is_available(),
+            epochs=settings.epochs,
+            length=settings.epoch_length,
         )
-        for name, part in sources.parts.items()
-        if name != "test"
-    }
+        train = load(part.table, part.rows, training=True, order=plan_for)
+    valid = sources.parts.get("valid")
+    if valid is None and schedule.wants_scores:
+        raise UserError(
+            f"schedule: '{config.schedule.type}' goes by scores on validation data here, but there are none. "
+            "Give data.valid, or a data.split.valid above 0."
+        )
+    if valid is None:
+        _require_no_scores(settings)
+    steps = Steps(train, cast("Plan", train.order))
+    valid_loader = None if valid is None else load(valid.table, valid.rows)
     return Job(
         config=config,
         sources=sources,
         preparation=preparation,
         description=description,
         model=model,
-        module=make_module(config, model, batches=len(loaders["train"])),
-        train=loaders["train"],
-        valid=loaders.get("valid"),
+        module=make_module(
+            config, model, steps.plan, [loader.encoded for loader in (valid_loader, train) if loader is not None]
+        ),
+        train=steps,
+        valid=valid_loader,
     )
 
 
@@ -151,50 +193,88 @@ def _check_device(settings: TrainingConfig) -> None:
         )
 
 
-def _split_columns(config: Config) -> list[str]:
-    """The column that the rows were split by is no input, unless it is named as one."""
-    split = config.data.split
-    if split.column is None or split.by not in ("group", "column"):
-        return []
-    return [split.column] if isinstance(split.column, str) else list(split.column)
+def _require_no_scores(settings: TrainingConfig) -> None:
+    """Make sure that no task waits for scores that never come."""
+    for name, own in settings.tasks.items():
+        for key in ("early_stopping", "lr_on_plateau"):
+            if getattr(own, key) is not None:
+                raise UserError(
+                    f"training.tasks.{name}.{key} goes by scores on validation data, but there are none. Give "
+                    "data.valid, or a data.split.valid above 0."
+                )
 
 
-def make_module(config: Config, model: MultiTaskModel, batches: int) -> MultiTaskModule:
+def make_module(config: Config, model: MultiTaskModel, plan: Plan, rows: Sequence[EncodedRows] = ()) -> MultiTaskModule:
     """The training steps for a model.
 
     Args:
         config: What is asked for.
         model: The network.
-        batches: Batches in one epoch.
+        plan: Whose turn it is in each step.
+        rows: Where a balancer that looks ahead finds rows to do so, in order of preference.
     """
     settings = config.training
     stopping = settings.early_stopping
+    warn_of_auxiliary_criteria(config)
     with at_key("balancing"):
-        balancer: Balancer = config.balancing.create()
-        balancer.prepare(model.task_names)
+        balancer = make_balancer(config)
     return MultiTaskModule(
         model,
         balancer,
         optimizer=settings.optimizer.create(),
         lr_schedule=settings.lr_schedule.create(),
-        transfer=make_transfer(config, model),
+        transfer=make_transfer(config, model, plan.schedule.freezes),
         best=Best(settings.selection),
         stopping=None if stopping is None else Best(stopping.metric, stopping.patience, stopping.min_delta),
-        steps_per_epoch=math.ceil(batches / settings.accumulate),
+        plan=plan,
+        steps_per_epoch=plan.steps,
         epochs=settings.epochs,
-        accumulate=settings.accumulate,
         gradient_clip=settings.gradient_clip,
         log_every=settings.log_every,
         seed=settings.seed,
+        recipes=task_recipes(config, model),
+        optimizer_states=settings.optimizer_states,
+        held_out=held_out_rows(balancer, rows, model.task_names, batch_size=settings.batch_size, seed=settings.seed),
     )
 
 
-def make_transfer(config: Config, model: MultiTaskModel) -> Transfer:
-    """Which stages learn when, from `training.transfer`."""
+def make_transfer(config: Config, model: MultiTaskModel, freezes: Sequence[Freeze] = ()) -> Transfer:
+    """Which stages learn when, from `training.transfer`, and from what the schedule freezes."""
     wanted = config.training.transfer
     if wanted.freeze is None or wanted.freeze is False:
         frozen = 0
     else:
         with at_key("training.transfer.freeze"):
             frozen = model.trunk.depth_of(None if wanted.freeze is True else wanted.freeze)
-    return Transfer(frozen, wanted.unfreeze_every, wanted.layer_decay)
+    with at_key("schedule.freeze"):
+        spans = [(model.trunk.depth_of(None if stage is True else stage), start, end) for stage, start, end in freezes]
+    encoder = config.training.encoders.get(model.trunk.input) if isinstance(model.trunk, EncoderTrunk) else None
+    return Transfer(
+        frozen,
+        wanted.unfreeze_every,
+        wanted.layer_decay,
+        spans,
+        tasks={
+            name: Rates(own.lr_scale, own.weight_decay)
+            for name, own in config.training.tasks.items()
+            if own.lr_scale != 1 or own.weight_decay is not None or own.lr_on_plateau is not None
+        },
+        encoder=None if encoder is None else Rates(encoder.lr_scale, encoder.weight_decay),
+    )
+
+
+def task_recipes(config: Config, model: MultiTaskModel) -> dict[str, TaskRecipe]:
+    """How single tasks are trained, from `training.tasks`."""
+    recipes = {}
+    for name, own in config.training.tasks.items():
+        slowing, stopping = own.lr_on_plateau, own.early_stopping
+        recipes[name] = TaskRecipe(
+            rates=Rates(own.lr_scale, own.weight_decay),
+            gradient_clip=own.gradient_clip,
+            slowing=None if slowing is None else Slowing(slowing.factor, slowing.patience),
+            stopping=None
+            if stopping is None
+            else Stopping(stopping.patience, stopping.metric or model.tasks[name].metric, stopping.min_delta),
+            when_stopped=own.when_stopped,
+        )
+    return recipes

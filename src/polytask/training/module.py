@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
@@ -13,11 +14,18 @@ from torch import nn
 from polytask.balancing import Balancer, Score
 from polytask.data.batch import Batch
 from polytask.model import MultiTaskModel, Objectives
-from polytask.optimization import LRSchedule, Optimizer
+from polytask.optimization import LRSchedule, Optimizer, TurnStates
+from polytask.schedules import EpochReport
 from polytask.sharing import LearnedTable
 from polytask.tasks import Task
 from polytask.tasks.metrics import direction
 from polytask.training.balanced_step import BalancedStep
+from polytask.training.gradient_cosines import gradient_cosines
+from polytask.training.held_out import HeldOutRows
+from polytask.training.meta_step import MetaStep
+from polytask.training.own_training import OwnTraining, TaskRecipe
+from polytask.training.plan import Plan
+from polytask.training.random_state import random_state, restore_random_state
 from polytask.training.scoring import Scorer, baseline_outputs
 from polytask.training.selection import Best, criterion_value, gain, mean_gain
 from polytask.training.step_log import StepLog
@@ -52,13 +60,15 @@ class MultiTaskModule(LightningModule):
         transfer: Which stages learn when.
         best: The criterion of selection.
         stopping: The criterion of early stopping; None: train for all epochs.
+        plan: Whose turn it is in each step; None: every batch is for all tasks.
         steps_per_epoch: Optimiser steps in one epoch.
         epochs: Number of epochs.
-        accumulate: Batches whose gradients are averaged for one step.
         gradient_clip: Greatest norm of the gradient of all parameters together; None: as it is.
         log_every: Steps between two looks at the losses; the device is waited for at these only.
-        seed: Everything random in an epoch follows from this and the epoch's number, so a resumed run needs no
-            random state.
+        seed: Everything random in an epoch follows from this and the epoch's number.
+        recipes: How single tasks are trained, where they differ from the others.
+        optimizer_states: `per_task`: what the optimiser remembers of shared parameters is kept apart for each turn.
+        held_out: Gives batches of other rows to a balancer that looks ahead; None: it does not.
     """
 
     def __init__(
@@ -73,10 +83,13 @@ class MultiTaskModule(LightningModule):
         stopping: Best | None,
         steps_per_epoch: int,
         epochs: int,
-        accumulate: int = 1,
+        plan: Plan | None = None,
         gradient_clip: float | None = None,
         log_every: int = 20,
         seed: int = 0,
+        recipes: Mapping[str, TaskRecipe] | None = None,
+        optimizer_states: Literal["shared", "per_task"] = "shared",
+        held_out: HeldOutRows | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -91,15 +104,22 @@ class MultiTaskModule(LightningModule):
         self.step_log = StepLog(model.task_names, log_every)
         self.sinks: list[EpochSink] = []
         weights = {name: task.weight for name, task in model.tasks.items()}
-        self._balanced = BalancedStep(balancer, model.objectives, weights)
+        self.plan = plan
+        plain = BalancedStep(model, balancer, weights)
+        inner = None if plan is None else plan.schedule.inner
+        self._balanced = plain if inner is None else MetaStep(plain, inner)
         self._optimizer = optimizer
         self._lr_schedule = lr_schedule
         self._transfer = transfer
-        self._total_steps = max(1, epochs * steps_per_epoch)
+        self.total_steps = max(1, epochs * steps_per_epoch if plan is None else plan.expected_steps(epochs))
         self._steps_per_epoch = max(1, steps_per_epoch)
-        self._accumulate = accumulate
         self._gradient_clip = gradient_clip
         self._seed = seed
+        self._held_out = held_out
+        self.own = OwnTraining(model, recipes or {})
+        self._optimizer_states = optimizer_states
+        self._turn_states: TurnStates | None = None
+        self._trained: list[nn.Parameter] = []
         self._shared: list[nn.Parameter] = []
         self._scorer: Scorer | None = None
         self._baseline_scorer: Scorer | None = None
@@ -114,7 +134,7 @@ class MultiTaskModule(LightningModule):
         if own:
             groups.append({"params": own, "lr_scale": 1.0, "weight_decay": 0.0})
         optimizer = self._optimizer.build(groups)
-        self.schedule = self._lr_schedule.build(optimizer, self._total_steps, self._steps_per_epoch)
+        self.schedule = self._lr_schedule.build(optimizer, self.total_steps, self._steps_per_epoch)
         return optimizer
 
     # -- training -------------------------------------------------------------------------------------------------
@@ -122,52 +142,65 @@ class MultiTaskModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Fix the random numbers of this epoch, and what learns in it."""
         torch.manual_seed(self._seed * 1_000_003 + self.current_epoch)
-        self._transfer.apply(self.model, self.current_epoch)
-        self._shared = [parameter for parameter in self.model.shared_parameters() if parameter.requires_grad]
+        self._begin_epoch()
         self.step_log.start_epoch()
 
-    def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One batch: backward always, a step of the optimiser each `accumulate` batches."""
-        self.model.trunk.set_progress(min(1.0, self.steps / self._total_steps))
-        found = self._balanced.backward(batch, self._shared, self._scaler)
-        if found.losses:
-            self._note(found, batch)
-        if (batch_index + 1) % self._accumulate == 0 or self.trainer.is_last_batch:
-            self._step(batch_index % self._accumulate + 1)
-            self._balanced.look_back(batch)
+    def _begin_epoch(self) -> None:
+        self._transfer.apply(self.model, self.current_epoch)
+        self.own.begin_epoch()
+        self._trained = list(self.model.parameters())
+        self._shared = [parameter for parameter in self.model.shared_parameters() if parameter.requires_grad]
 
-    def _note(self, found: Objectives, batch: Batch) -> None:
+    def training_step(self, batches: list[Batch], batch_index: int) -> None:
+        """One step: the gradients of its batches, the optimiser, and what comes after it."""
+        turn = tuple(batches[0].labelled) if batches else ()
+        batches = self.own.batches(batches)
+        self.model.trunk.set_progress(min(1.0, self.steps / self.total_steps))
+        if self._held_out is not None:
+            rows = _moved(self._held_out.batch(self.steps), self.device)
+            self._balanced.look_ahead(batches, rows, self._trained, self.schedule.lr, self._scaler)
+        found = self._balanced.backward(batches, self._shared, self._scaler)
+        if found.losses:
+            self._note(found, batches)
+        self._step(turn)
+        self._balanced.look_back(batches)
+
+    def _note(self, found: Objectives, batches: Sequence[Batch]) -> None:
         losses, step = found.losses, self.balancer.last
         weights = None if step is None else step.weight_values
-        rows = [batch.count(name) for name in losses]
-        values = torch.stack([loss.detach() for loss in losses.values()])
+        rows = [sum(batch.count(name) for batch in batches) for name in losses]
+        with torch.no_grad():
+            values = torch.stack(list(losses.values()))
         self.step_log.add(tuple(losses), values, weights, rows, found.penalties)
 
     @property
     def _scaler(self) -> Any:
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _step(self, batches: int) -> None:
+    def _step(self, turn: tuple[str, ...]) -> None:
         optimizer = self.optimizers()
-        if batches > 1:
-            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-            torch._foreach_div_(gradients, batches)
+        if self._turn_states is not None:
+            self._turn_states.enter(turn)
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.schedule.step()
         self.steps += 1
+        if self.plan is not None:
+            self.plan.done += 1
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip; in float16 Lightning has just unscaled the gradients."""
+        self.own.clip()
         if self._gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._gradient_clip)
+            nn.utils.clip_grad_norm_(self._trained, self._gradient_clip)
 
     # -- validation -----------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         """Begin to collect scores; the baseline's too, the first time."""
         tasks = list(self.model.tasks.values())
-        self._scorer = Scorer(tasks)
+        if self._scorer is None:
+            self._scorer = Scorer(tasks)
         self._baseline_scorer = None if self.baseline else Scorer(tasks)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -183,9 +216,10 @@ class MultiTaskModule(LightningModule):
         """Turn what was collected into scores."""
         assert self._scorer is not None
         self._scores = self._scorer.compute()
+        self._scorer.reset()
         if self._baseline_scorer is not None:
             self.baseline = self._baseline_scorer.compute()
-        self._scorer = self._baseline_scorer = None
+        self._baseline_scorer = None
 
     # -- the end of an epoch --------------------------------------------------------------------------------------
 
@@ -196,6 +230,8 @@ class MultiTaskModule(LightningModule):
         epoch = self.current_epoch
         record: dict[str, float] = {"epoch": epoch + 1, "step": self.steps, "lr": self.schedule.lr}
         record.update(self.step_log.epoch_means())
+        if self.plan is not None:
+            record.update({f"{task}/train/share": share for task, share in self.plan.shares().items()})
         for task, scores in self._scores.items():
             record.update({f"{task}/valid/{metric}": value for metric, value in scores.items()})
         if self._scores:
@@ -204,6 +240,7 @@ class MultiTaskModule(LightningModule):
         improved = self.best.update(value, epoch)
         if math.isnan(self.best.value):  # there is nothing to choose by, so the last epoch stands
             self.best.epoch, improved = epoch, True
+        record.update(self.own.rates(self.schedule))
         self.schedule.epoch_end(value, higher_is_better=self.best.higher_is_better)
         self.history.append(record)
         self.learned += _numbers(epoch + 1, self.model.learned())
@@ -211,10 +248,30 @@ class MultiTaskModule(LightningModule):
             self.stopping.update(criterion_value(self.stopping.criterion, tasks, self._scores, self.baseline), epoch)
             if self.stopping.exhausted:
                 self.trainer.should_stop = True
+        trained = [task for task in tasks if f"{task}/train/loss" in record]
+        self.own.epoch_end(self._scores, trained, epoch, self.schedule)
+        if self.own.all_stopped:
+            self.trainer.should_stop = True
         self.balancer.epoch_end(self._scores_for_balancer(tasks))
+        if self.plan is not None:
+            self.plan.stopped = self.own.left
+            self.plan.epoch_end(self._report(record, tasks))
         self._scores = {}
         for sink in self.sinks:
             sink.epoch_done(record, improved)
+
+    def _report(self, record: Mapping[str, float], tasks: Mapping[str, Task]) -> EpochReport:
+        losses = {task: loss for task in tasks if (loss := record.get(f"{task}/train/loss")) is not None}
+        gains = {task: gain(each, self._scores, self.baseline) for task, each in tasks.items()} if self._scores else {}
+        metrics = {metric for scores in self._scores.values() for metric in scores}
+        higher_is_better = {metric: direction(metric) == "max" for metric in metrics}
+        return EpochReport(losses, self._scores, gains, higher_is_better, self._cosines())
+
+    def _cosines(self) -> np.ndarray | None:
+        if self.plan is None or not self.plan.schedule.probes:
+            return None
+        batches = (_moved(batch, self.device) for batch in self.plan.probes())
+        return gradient_cosines(self.model, batches, self._shared)
 
     def _scores_for_balancer(self, tasks: Mapping[str, Task]) -> dict[str, Score] | None:
         """The tasks' main metrics; None where there was no validation."""
@@ -236,36 +293,66 @@ class MultiTaskModule(LightningModule):
         """Add what this module decides by to Lightning's checkpoint."""
         checkpoint["polytask"] = {
             "steps": self.steps,
-            "batches": self.step_log.batches,
+            "step_log": self.step_log.state_dict(),
             "history": self.history,
             "learned": [tuple(number) for number in self.learned],
             "baseline": self.baseline,
             "best": self.best.state_dict(),
             "stopping": self.stopping.state_dict() if self.stopping is not None else None,
+            "own": self.own.state_dict(),
+            "turn_states": None if self._turn_states is None else self._turn_states.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "plan": None if self.plan is None else self.plan.state_dict(),
+            "random": random_state(self.device),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self._loaded = checkpoint["polytask"]
         self.steps = self._loaded["steps"]
-        self.step_log.batches = self._loaded["batches"]
+        self.step_log.load_state_dict(self._loaded["step_log"])
         self.history = self._loaded["history"]
         self.learned = [LearnedNumber(*number) for number in self._loaded["learned"]]
         self.baseline = self._loaded["baseline"]
         self.best.load_state_dict(self._loaded["best"])
+        self.own.load_state_dict(self._loaded["own"])
         if self.stopping is not None and self._loaded["stopping"] is not None:
             self.stopping.load_state_dict(self._loaded["stopping"])
 
+        if self.plan is not None and self._loaded["plan"] is not None:
+            self.plan.load_state_dict(self._loaded["plan"])
+
     def on_train_start(self) -> None:
-        """Put the schedule where the checkpoint left it: it exists only now."""
+        """Put the schedule and the random numbers where the checkpoint left them: here they are not moved any more."""
         loaded = self.__dict__.pop("_loaded", None)
+        if self._optimizer_states == "per_task":
+            wrapped: Any = self.optimizers()
+            self._turn_states = TurnStates(wrapped.optimizer, self.model.shared_parameters())
+            if loaded is not None:
+                self._turn_states.load_state_dict(loaded["turn_states"])
         if loaded is not None:
             self.schedule.load_state_dict(loaded["schedule"])
+            restore_random_state(loaded["random"], self.device)
+        if self.plan is not None and self.plan.done:
+            # Lightning goes on in the middle of an epoch without saying that one starts.
+            self._begin_epoch()
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch (Lightning knows no dataclass of ours)."""
-        return batch if batch.rows.device == device else batch.to(device, non_blocking=True)
+    def on_train_end(self) -> None:
+        """Say what became of the schedule."""
+        if self.plan is not None:
+            self.plan.finish()
+
+    def transfer_batch_to_device(
+        self, batch: Batch | list[Batch], device: torch.device, dataloader_idx: int
+    ) -> Batch | list[Batch]:
+        """Move a batch, or those of a step (Lightning knows no dataclass of ours)."""
+        if isinstance(batch, list):
+            return [_moved(each, device) for each in batch]
+        return _moved(batch, device)
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return batch if batch.rows.device == device else batch.to(device, non_blocking=True)
 
 
 def _numbers(epoch: int, tables: Mapping[str, LearnedTable]) -> list[LearnedNumber]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polytask.data.overlap import LabelCounts
 from polytask.data.splits import Split
 from polytask.errors import UserError, closest
 from polytask.training.atomic import replacing, write_text
@@ -24,6 +25,8 @@ class RunFolder:
     summary.json  what came out                             split.parquet which row is in which part
     checkpoints/{best,last}.ckpt                            model/        weights and all that prediction needs
     log.txt                                                 tensorboard/
+    overlap.csv   for each task, the share of its labelled rows that are labelled for each other task as well
+    auxiliary.json  where it was checked, what the auxiliary tasks changed for the others
     sharing.csv, sharing.svg   what the sharing scheme has learned (gates, mixing weights), if it learns anything
     ```
 
@@ -36,6 +39,8 @@ class RunFolder:
         self.config = root / "config.yaml"
         self.metrics = root / "metrics.csv"
         self.summary = root / "summary.json"
+        self.overlap = root / "overlap.csv"
+        self.auxiliary = root / "auxiliary.json"
         self.sharing = root / "sharing.csv"
         self.sharing_plot = root / "sharing.svg"
         self.split = root / "split.parquet"
@@ -74,6 +79,10 @@ class RunFolder:
             raise UserError(f"'{root}' is not a run of polytask: it has no config.yaml.")
         return folder
 
+    def best_of(self, task: str) -> Path:
+        """The checkpoint of a task's own best epoch, where `training.keep_best_per_task` asks for it."""
+        return self.best.with_name(f"best-{task}.ckpt")
+
     def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write metrics.csv: one row an epoch, one column a `task/split/metric`."""
         _write_csv(self.metrics, list(dict.fromkeys(key for record in history for key in record)), history)
@@ -82,9 +91,21 @@ class RunFolder:
         """Write sharing.csv: one row a number that the sharing scheme had learned by the end of an epoch."""
         _write_csv(self.sharing, columns, numbers)
 
+    def write_overlap(self, labels: LabelCounts) -> None:
+        """Write overlap.csv: a line and a column for each task; the column of the lines' names has no name itself."""
+        shares = [
+            {"": task, **{other: json_number(round(share, 6)) for other, share in zip(labels.tasks, line, strict=True)}}
+            for task, line in zip(labels.tasks, labels.overlap.tolist(), strict=True)
+        ]
+        _write_csv(self.overlap, ["", *labels.tasks], shares)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         write_text(self.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    def write_auxiliary(self, check: Mapping[str, Any]) -> None:
+        """Write auxiliary.json."""
+        write_text(self.auxiliary, json.dumps(check, indent=2, allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """What summary.json says, or nothing where there is none."""
@@ -96,9 +117,9 @@ class RunFolder:
         """Which row of the training table is in which part; None where the table was not split."""
         return Split.load(self.split) if self.split.is_file() else None
 
-    def keep_as_best(self) -> None:
-        """Make the last checkpoint the best one too."""
-        with replacing(self.best) as temporary:
+    def keep_as_best(self, task: str | None = None) -> None:
+        """Make the last checkpoint the best one too, of all tasks or of one."""
+        with replacing(self.best if task is None else self.best_of(task)) as temporary:
             shutil.copyfile(self.last, temporary)
 
 

@@ -78,6 +78,12 @@ class Scorer:
                 scores[name] = {"loss": gathered.loss / gathered.rows, **values}
         return scores
 
+    def reset(self) -> None:
+        """Forget all batches; new metrics would take several times as long as this."""
+        for name, gathered in self._gathered.items():
+            gathered.metrics.reset()
+            self._gathered[name] = _Gathered(gathered.metrics)
+
     def _flush(self, name: str) -> None:
         gathered = self._gathered[name]
         if not gathered.waiting:

@@ -34,8 +34,9 @@ def gain(task: Task, scores: Scores, baseline: Scores) -> float:
 
 
 def mean_gain(tasks: Mapping[str, Task], scores: Scores, baseline: Scores) -> float:
-    """Mean over the tasks of `gain`, over those where it is defined; NaN where it is for none."""
-    gains = [value for task in tasks.values() if math.isfinite(value := gain(task, scores, baseline))]
+    """Mean of `gain` over the tasks that are not auxiliary, where it is defined; NaN where it is for none."""
+    main = [task for task in tasks.values() if not task.auxiliary]
+    gains = [value for task in main if math.isfinite(value := gain(task, scores, baseline))]
     return sum(gains) / len(gains) if gains else math.nan
 
 

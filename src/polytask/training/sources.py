@@ -1,20 +1,26 @@
-"""From the `data` part of a configuration to tables and the rows of each part."""
+"""From the `data` part of a configuration to the rows of each part: of one table, or of several sources as one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from polytask.config import DataConfig
-from polytask.data.builtin import builtin_names, read_builtin
-from polytask.data.column_types import AbsentColumns
-from polytask.data.readers import ReadOptions, read_table
+from polytask.config import Config, DataConfig
+from polytask.data.keys import check_key_columns, check_keys
+from polytask.data.source import Source
 from polytask.data.splits import Split, make_split
 from polytask.data.table import Table
 from polytask.errors import UserError
+from polytask.training.combined_sources import (
+    combine_sources,
+    read_sources,
+    reserved_columns,
+    split_columns,
+    split_rows,
+)
+from polytask.training.open_table import open_table
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,12 @@ class Sources:
     Attributes:
         parts: `train`, and where there is one `valid` and `test`.
         split: The split of the training table, where it was split.
+        reserved: Columns that only say which row is which, or in which part: inputs read them if they name them.
     """
 
     parts: Mapping[str, Part]
     split: Split | None
+    reserved: Collection[str] = ()
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -51,16 +59,32 @@ class Sources:
         return {name: part.table.fingerprint for name, part in self.parts.items()}
 
 
-def open_sources(data: DataConfig, saved: Split | None = None) -> Sources:
-    """Open the tables, and split the training table where validation or test rows are not given.
+def open_sources(config: Config | DataConfig, saved: Split | None = None) -> Sources:
+    """Open the tables, and split what is for training where validation or test rows are not given.
+
+    Several sources become one table; see `polytask.data.combined`.
 
     Args:
-        data: The configuration.
+        config: The configuration, or its `data` where these are one source.
         saved: The split of an earlier run, used as it is.
 
     Raises:
-        UserError: A table cannot be read or split.
+        UserError: A table cannot be read or split, or the sources do not fit each other or the tasks.
     """
+    data = config if isinstance(config, DataConfig) else config.data
+    if isinstance(data, DataConfig):
+        return _open_one(data, saved)
+    assert isinstance(config, Config)
+    sources, splits = read_sources(config)
+    table = combine_sources(config, sources)
+    if saved is not None:
+        saved.check(table)
+    split = saved or split_rows(config, table, sources, splits)
+    parts: dict[str, Part] = {name: Part(table, rows) for name, rows in split.rows.items() if len(rows)}
+    return Sources(parts, split, reserved_columns(config))
+
+
+def _open_one(data: DataConfig, saved: Split | None) -> Sources:
     train, own_split = open_table(data.train, data)
     given = {name: path for name in ("valid", "test") if (path := getattr(data, name)) is not None}
     if saved is not None:
@@ -80,27 +104,13 @@ def open_sources(data: DataConfig, saved: Split | None = None) -> Sources:
     for name, path in given.items():
         table, _ = open_table(path, data)
         parts[name] = whole(table)
-    return Sources({name: part for name, part in parts.items() if len(part)}, split)
-
-
-def open_table(path: str, data: DataConfig) -> tuple[Table, Split | None]:
-    """The table at a path or of a built-in name, and the split that a built-in data set brings."""
-    if path in builtin_names() and not Path(path).exists():
-        return read_builtin(path)
-    return read_table(path, ReadOptions(**data.read_options())), None
-
-
-def open_later_table(path: str, data: DataConfig) -> Table:
-    """A table that comes after the training, read as the training's was.
-
-    It need not have every column whose type is set: targets to be predicted, say. What it does need is checked where it
-    is used.
-    """
-    try:
-        return open_table(path, data)[0]
-    except AbsentColumns as error:
-        there = {name: kind for name, kind in data.columns.items() if name not in error.names}
-        return open_table(path, data.model_copy(update={"columns": there}))[0]
+    if data.key is not None:
+        tables = {"train": train, **{name: parts[name].table for name in given}}
+        source = Source("data", tables, data.key)
+        check_key_columns([source])
+        check_keys([source])
+    found = {name: part for name, part in parts.items() if len(part)}
+    return Sources(found, split, [*split_columns(data.split), *([] if data.key is None else [data.key])])
 
 
 def whole(table: Table) -> Part:

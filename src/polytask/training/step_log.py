@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,6 +108,25 @@ class StepLog:
         self._waiting, self._present, self._rows_seen, self._added = [], [], [], []
         if self.listener is not None:
             self.listener(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen since the epoch began, ready for a checkpoint; what still waits is looked at.
+
+        Raises:
+            NonFiniteLoss: A loss was NaN or infinite.
+        """
+        self.flush()
+        return {
+            "batches": self.batches,
+            "tasks": {task: list(vars(total).values()) for task, total in self._totals.items()},
+            "penalties": {name: list(vars(total).values()) for name, total in self._penalties.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.batches = state["batches"]
+        self._totals |= {task: _Total(*values) for task, values in state["tasks"].items()}
+        self._penalties = {name: _Total(*values) for name, values in state["penalties"].items()}
 
     def epoch_means(self) -> dict[str, float]:
         """`{"task/train/loss": mean over labelled rows, "task/train/weight": mean over batches}` since the epoch began.

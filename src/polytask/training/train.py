@@ -6,7 +6,6 @@ import logging
 import platform
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +17,13 @@ from lightning.pytorch.callbacks import Callback
 
 from polytask.config import Config, load_config
 from polytask.errors import UserError
-from polytask.training.atomic import unwritable, write_text
+from polytask.training.atomic import write_text
 from polytask.training.display import Display
 from polytask.training.job import Job, make_job
+from polytask.training.label_counts import labels_of
 from polytask.training.learned_plot import plot_learned
-from polytask.training.module import EpochSink, LearnedNumber, MultiTaskModule
 from polytask.training.run_folder import RunFolder, check_free, json_number
+from polytask.training.run_writer import RunWriter, WithinEpochs
 from polytask.training.saved_model import load_description, save_description, save_weights
 
 logger = logging.getLogger("polytask")
@@ -57,7 +57,7 @@ def train(config: Config, output: Path | None = None, *, display: Display | None
 
 
 def resume(root: Path, *, display: Display | None = None) -> RunFolder:
-    """Go on with a run that was stopped, from the end of its last complete epoch.
+    """Go on with a run that was stopped, from its last checkpoint: the end of an epoch, or `training.checkpoint_every`.
 
     Args:
         root: The run folder.
@@ -96,14 +96,20 @@ def _write_start(job: Job, folder: RunFolder) -> None:
     if job.sources.split is not None:
         job.sources.split.save(folder.split)
     folder.write_summary({"status": "running", "fingerprint": job.sources.fingerprint})
+    folder.write_overlap(labels_of(job))
     save_description(folder.model, job.description, job.preparation.shapes)
 
 
 def _run(job: Job, folder: RunFolder, display: Display | None) -> None:
     module, settings = job.module, job.config.training
-    writer = _RunWriter(folder, module, tensorboard=settings.tensorboard)
+    writer = RunWriter(folder, module, tensorboard=settings.tensorboard, best_per_task=settings.keep_best_per_task)
     module.sinks = [writer] if display is None else [writer, display]
     resumed = folder.last.is_file()
+    if resumed:
+        _catch_up(folder, best_per_task=settings.keep_best_per_task)
+    callbacks: list[Callback] = [] if display is None else [display.callback()]
+    if settings.checkpoint_every is not None:
+        callbacks.append(WithinEpochs(writer, settings.checkpoint_every))
     with _log_file(folder.log), _quiet_lightning():
         logger.info("%s in %s", "Resumed" if resumed else "Started", folder.root)
         trainer = Trainer(
@@ -111,7 +117,8 @@ def _run(job: Job, folder: RunFolder, display: Display | None) -> None:
             devices=1,
             precision=settings.precision,
             max_epochs=settings.epochs,
-            callbacks=[_Epochs(job), *([] if display is None else [display.callback(job.train)])],
+            reload_dataloaders_every_n_epochs=1,  # asked for its length again: epochs can have different ones
+            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -129,6 +136,18 @@ def _run(job: Job, folder: RunFolder, display: Display | None) -> None:
             raise KeyboardInterrupt
         _finish(job, folder, seconds=time.monotonic() - started)
         logger.info("Finished; best epoch %d", module.best.epoch + 1)
+
+
+def _catch_up(folder: RunFolder, *, best_per_task: bool) -> None:
+    """Write what follows from the last checkpoint, in case that the run was stopped right after it."""
+    state = torch.load(folder.last, map_location="cpu", weights_only=True, mmap=True)["polytask"]
+    epochs = len(state["history"])
+    if epochs and state["plan"]["done"] == 0 and state["best"]["epoch"] == epochs - 1:
+        folder.keep_as_best()
+    for task, best in state["own"]["best"].items() if best_per_task else ():
+        if epochs and state["plan"]["done"] == 0 and best["epoch"] == epochs - 1:
+            folder.keep_as_best(task)
+    folder.write_history(state["history"])
 
 
 def _finish(job: Job, folder: RunFolder, seconds: float) -> None:
@@ -157,8 +176,12 @@ def summarise(job: Job, seconds: float) -> dict[str, Any]:
         scores = {key.removeprefix(f"{name}/valid/"): best[key] for key in best if key.startswith(f"{name}/valid/")}
         tasks[name] = {
             "metric": task.metric,
+            "auxiliary": task.auxiliary,
             "valid": {metric: json_number(value) for metric, value in scores.items()},
             "baseline": {metric: json_number(value) for metric, value in module.baseline.get(name, {}).items()},
+            "best_epoch": own.epoch + 1 if (own := module.own.best[name]).epoch >= 0 else None,
+            "best_value": json_number(own.value),
+            "stopped_epoch": module.own.stopped[name] + 1 if name in module.own.stopped else None,
         }
     return {
         "status": "finished",
@@ -170,73 +193,12 @@ def summarise(job: Job, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "tasks": tasks,
         "rows": {name: len(part) for name, part in job.sources.parts.items()},
-        "skipped_rows": job.train.skipped,
+        "labels": labels_of(job).as_json(),
+        "skipped_rows": job.train.loader.skipped,
         "parameters": job.count_parameters(),
         "fingerprint": job.sources.fingerprint,
         "versions": {"polytask": version("polytask"), "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-class _RunWriter(EpochSink):
-    """Writes an epoch's numbers and checkpoints into the run folder."""
-
-    def __init__(self, folder: RunFolder, module: MultiTaskModule, *, tensorboard: bool) -> None:
-        self._folder = folder
-        self._module = module
-        self._tensorboard = tensorboard
-        self._writer: Any = None
-
-    def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
-        """See `EpochSink.epoch_done`. The checkpoint comes first: all else can be made again from it."""
-        try:
-            self._module.trainer.save_checkpoint(self._folder.last)
-        except OSError as error:
-            raise unwritable(self._folder.last, error) from error
-        if improved or not self._folder.best.is_file():
-            self._folder.keep_as_best()
-        self._folder.write_history(self._module.history)
-        if self._module.learned:
-            self._folder.write_learned([n._asdict() for n in self._module.learned], LearnedNumber._fields)
-        if self._tensorboard:
-            self._write_events(record)
-        logger.debug("%s", record)
-
-    def close(self) -> None:
-        """Complete what TensorBoard reads."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def _write_events(self, record: Mapping[str, float]) -> None:
-        step = int(record["step"])
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder.tensorboard), purge_step=step)
-        try:
-            for key, value in record.items():
-                if key not in ("epoch", "step"):
-                    self._writer.add_scalar(key, value, step)
-            for number in self._module.learned:
-                if number.epoch == record["epoch"]:
-                    self._writer.add_scalar(f"sharing/{number.table}/{number.row}/{number.column}", number.value, step)
-            self._writer.flush()
-        except OSError as error:
-            raise unwritable(self._folder.tensorboard, error) from error
-
-
-class _Epochs(Callback):
-    """Tells the loaders which epoch it is: their order and augmentation follow from it."""
-
-    def __init__(self, job: Job) -> None:
-        self._train = job.train
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Lightning asks for the first batches before `on_train_epoch_start`."""
-        self._train.set_epoch(len(checkpoint["polytask"]["history"]))
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """See the class."""
-        self._train.set_epoch(trainer.current_epoch)
 
 
 @contextmanager

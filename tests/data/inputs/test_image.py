@@ -31,7 +31,7 @@ def _table(cells, **others):
 def _fitted(table, rows=None, **parameters):
     source = ImageInput(**parameters)
     source.resolve(table, ())
-    source.fit(table, np.arange(len(table)) if rows is None else np.array(rows))
+    source.fit(table, np.arange(len(table)) if rows is None else np.array(rows), {})
     return source
 
 

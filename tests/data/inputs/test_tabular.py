@@ -22,7 +22,7 @@ def _table(columns, **others):
 def _fitted(table, rows=None, reserved=(), **parameters):
     source = TabularInput(**parameters)
     source.resolve(table, reserved)
-    source.fit(table, np.arange(len(table)) if rows is None else np.array(rows))
+    source.fit(table, np.arange(len(table)) if rows is None else np.array(rows), {})
     return source
 
 

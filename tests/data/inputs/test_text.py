@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from polytask.data.inputs import TextInput
 from polytask.data.table import Table
+from polytask.data.targets import make_target
 from polytask.errors import UserError
+from polytask.labels import TargetSpec
 from polytask.shapes import TextShape
 
 REVIEWS = [
@@ -22,15 +24,20 @@ REVIEWS = [
 TOKENIZERS = ["bpe", "words"]
 
 
-def _table(texts, column="review"):
-    return Table.from_arrow(pa.table({column: pa.array(texts, pa.string())}), source="reviews.csv")
+def _table(texts, column="review", **others):
+    return Table.from_arrow(pa.table({column: pa.array(texts, pa.string()), **others}), source="reviews.csv")
 
 
-def _fitted(texts=REVIEWS, **parameters):
+def _fitted(texts=REVIEWS, *, targets=None, **parameters):
+    """An input fitted on texts, and on each task's labels (None: no label)."""
     source = TextInput("review", **parameters)
-    table = _table(texts)
+    table = _table(texts, **(targets or {}))
+    rows = np.arange(len(table))
+    readers = {task: make_target(task, TargetSpec("category", (task,))) for task in targets or {}}
+    for reader in readers.values():
+        reader.fit(table, rows)
     source.resolve(table, ())
-    source.fit(table, np.arange(len(table)))
+    source.fit(table, rows, readers)
     return source
 
 
@@ -99,7 +106,7 @@ def test_bpe_learns_from_the_training_rows_alone():
     table = _table(["aaaa bbbb"] * 3 + ["zzzz yyyy"] * 3)
     source = TextInput("review", vocabulary=300)
     source.resolve(table, ())
-    source.fit(table, np.array([0, 1, 2]))
+    source.fit(table, np.array([0, 1, 2]), {})
     merged = set(json.loads(source.state_dict()["tokenizer"])["model"]["vocab"])
     assert "Ġaaaa" in merged
     assert not any("zz" in token or "yy" in token for token in merged)
@@ -132,6 +139,94 @@ def test_ngrams_of_words_make_texts_longer():
     assert _batch(source, ["one two three four five"])["ids"].shape == (1, 7)
 
 
+LEARNED = {"tokenizer": "words", "ngrams": 2, "min_count": 2}
+TONES = {"tone": ["up", "down", None, "up"], "mood": ["a", "b", "c", "a"]}
+
+
+def test_a_learned_vocabulary_holds_what_training_texts_have_in_common():
+    source = _fitted(["a b c", "b c d", "c d e d"], **LEARNED, length=20)
+    assert source.shape == TextShape(vocabulary=1 + len(["b", "c", "d", "b c", "c d"]), length=39, padding=0)
+    ids, mask = (_batch(source, ["e a b c a", "d c b"])[name] for name in ("ids", "mask"))
+    assert mask.sum(dim=1).tolist() == [len(["b", "c", "b c"]), 3]
+    assert ids[0, :2].tolist() == ids[1, :3].flip(0)[:2].tolist()
+
+
+def test_a_vocabulary_is_learned_from_the_training_rows_alone():
+    table = _table(["a b", "a b", "c d", "c d"])
+    source = TextInput("review", **LEARNED)
+    source.resolve(table, ())
+    source.fit(table, np.array([0, 1]), {})
+    assert source.shape.vocabulary == 1 + 3
+    assert _batch(source, ["c d"])["ids"].tolist() == [[0]]
+
+
+def test_a_vocabulary_learned_in_parts_is_the_same(monkeypatch):
+    whole = _fitted(**LEARNED).state_dict()
+    monkeypatch.setattr("polytask.data.inputs.text._LEARNING_BYTES", 1)
+    assert _fitted(**LEARNED).state_dict() == whole
+
+
+def test_texts_without_a_word_in_common_are_refused():
+    with pytest.raises(
+        UserError, match=r"reviews.csv: no word occurs in 2 of the 2 training texts .* a smaller min_co"
+    ):
+        _fitted(["a", "b"], **LEARNED)
+
+
+@pytest.mark.parametrize("parameters", [LEARNED, {"tokenizer": "words", "buckets": 50}, {"vocabulary": 300}])
+def test_weighted_tokens_are_each_once_and_of_length_one(parameters):
+    source = _fitted(targets=TONES, weights=["idf", "log_ratio"], **parameters)
+    batch = _batch(source, [*REVIEWS, "a film, a film, a film", ""])
+    ids, mask, weights = batch["ids"], batch["mask"], batch["weights"]
+    assert weights.dtype == torch.float32
+    assert weights.shape == (*ids.shape, 2)
+    assert source.shape.weightings == 2
+    assert (weights[~mask] == 0).all()
+    assert all(len(set(row[real].tolist())) == int(real.sum()) for row, real in zip(ids, mask, strict=True))
+    lengths = weights.norm(dim=1)
+    torch.testing.assert_close(lengths, (lengths > 0).float())
+    assert (lengths[[0, 1, 3, 4]] > 0).all()
+    assert (lengths[5] == 0).all()
+
+
+def test_a_weight_says_how_rare_a_word_is_and_how_much_it_tells():
+    texts = ["good a x", "bad a y", "good a y", "bad a x"]
+    source = _fitted(texts, targets={"tone": ["up", "down", "up", "down"]}, tokenizer="words", min_count=1,
+                     weights=["log_ratio", "idf"])  # fmt: skip
+    ids = {word: int(_batch(source, [word])["ids"][0, 0]) for word in ("good", "a", "x")}
+    batch = _batch(source, ["good a x"])
+    ratio, idf = (dict(zip(batch["ids"][0].tolist(), batch["weights"][0, :, m].tolist(), strict=True)) for m in (0, 1))
+    assert ratio[ids["good"]] > 0.99
+    assert ratio[ids["a"]] == pytest.approx(ratio[ids["x"]]) == pytest.approx(0, abs=1e-6)
+    assert idf[ids["a"]] == 0
+    assert idf[ids["good"]] == pytest.approx(idf[ids["x"]]) == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize("parameters", [LEARNED, {"tokenizer": "words", "buckets": 50}])
+def test_weights_survive_a_state_that_went_through_json(parameters):
+    parameters = {**parameters, "weights": ["log_ratio", "idf"]}
+    source = _fitted(targets=TONES, **parameters)
+    restored = TextInput("review", **parameters)
+    restored.load_state_dict(json.loads(json.dumps(source.state_dict())))
+    assert restored.shape == source.shape
+    mine, theirs = _batch(restored, REVIEWS), _batch(source, REVIEWS)
+    assert all(torch.equal(mine[name], theirs[name]) for name in ("ids", "mask", "weights"))
+
+
+def test_kept_rows_hold_ids_alone():
+    source = _fitted(targets=TONES, weights=["idf", "log_ratio"], **LEARNED)
+    table = _table(REVIEWS)
+    values = source.encode(table.take(None), np.arange(4), table).values
+    assert values.values.dtype == np.int32
+    assert values.nbytes == 4 * len(values.values) + 16 * 4
+
+
+def test_log_ratio_needs_a_classification_task():
+    with pytest.raises(UserError, match=r"'review' has the weights log_ratio, .* there is no such task. .* \[idf\]"):
+        _fitted(weights=["log_ratio"], **LEARNED)
+    assert _fitted(weights=["idf"], **LEARNED).shape.weightings == 1
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -140,6 +235,10 @@ def test_ngrams_of_words_make_texts_longer():
         ({"tokenizer": "words", "ngrams": 0}, "ngrams is 0"),
         ({"tokenizer": "words", "buckets": 0}, "buckets is 0"),
         ({"ngrams": 2}, "ngrams is 2, but only the tokenizer 'words'"),
+        ({"tokenizer": "words", "min_count": 0}, "min_count is 0, but must be at least 1"),
+        ({"min_count": 2}, "min_count is 2, but only the tokenizer 'words' .* 'bpe'. Leave it out, or set tokenizer"),
+        ({"weights": ["idf", "idx"]}, "weights names 'idx', which is none. Did you mean 'idf'.*Allowed: 'idf', 'log_"),
+        ({"weights": ["idf", "idf"]}, "weights names one twice: 'idf', 'idf'"),
     ],
 )
 def test_parameters_out_of_range_are_refused(parameters, message):
@@ -150,7 +249,7 @@ def test_parameters_out_of_range_are_refused(parameters, message):
 def test_a_column_of_lists_is_no_text():
     table = Table.from_arrow(pa.table({"review": [["a"], ["b"]]}), source="reviews.parquet")
     source = TextInput("review", tokenizer="words")
-    source.fit(table, np.arange(2))
+    source.fit(table, np.arange(2), {})
     with pytest.raises(UserError, match=r"reviews.parquet: the column 'review' holds list<.*>, not text"):
         source.encode(table.take(None), np.arange(2), table)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from polytask.data.random_bits import key_of, mixed, uniform
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,8 @@ class Draws:
             rows: The rows' positions in their table.
             stream: Names the purpose: two streams are independent.
         """
-        key = np.zeros((), dtype=np.uint64)
-        for part in (self.seed, self.epoch, stream):
-            key = _mix(np.uint64(part % 2**64) ^ key)
-        return _mix(rows.astype(np.uint64) ^ key)
+        return mixed(rows.astype(np.uint64) ^ np.uint64(key_of(self.seed, self.epoch, stream)))
 
     def uniform(self, rows: np.ndarray, stream: int) -> np.ndarray:
         """float64 `[B]` in [0, 1), one for each row."""
-        return (self.bits(rows, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(value: np.ndarray | np.uint64) -> np.ndarray:
-    """One step of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64 bits without visible structure."""
-    with np.errstate(over="ignore"):
-        mixed = np.asarray(value, dtype=np.uint64) + _GOLDEN
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+        return uniform(self.bits(rows, stream))

@@ -21,6 +21,7 @@ from polytask.data.inputs.encoded import Dense, Encoded, Encoding
 from polytask.data.inputs.image_decoding import Cell, Channels, UnreadableError, decode, holds_images
 from polytask.data.inputs.input import Input, rows_at_once
 from polytask.data.table import Table
+from polytask.data.target import Target
 from polytask.errors import UserError
 from polytask.shapes import ImageShape
 
@@ -108,7 +109,7 @@ class ImageInput(Input):
         super().resolve(table, reserved)
         self.augmentation.transforms()
 
-    def fit(self, table: Table, rows: np.ndarray) -> None:
+    def fit(self, table: Table, rows: np.ndarray, targets: Mapping[str, Target]) -> None:
         """See `Input.fit`."""
         sample = rows
         if len(rows) > _SAMPLE_ROWS:
@@ -129,7 +130,7 @@ class ImageInput(Input):
 
         def read(position: int, cell: Cell) -> str | None:
             try:
-                pixels = decode(cell, table.folder, self.channels, self._wanted)
+                pixels = decode(cell, table.folder_of(int(rows[position]), self.column), self.channels, self._wanted)
             except UnreadableError as error:
                 return str(error)
             if pixels.shape != images.shape[1:]:
@@ -201,7 +202,8 @@ class ImageInput(Input):
         for positions, part in table.batches([self.column], rows, size=16):
             for row, cell in zip(positions, self._cells(part, table), strict=True):
                 try:
-                    _, height, width = decode(cell, table.folder, self.channels, None).shape
+                    folder = table.folder_of(int(row), self.column)
+                    _, height, width = decode(cell, folder, self.channels, None).shape
                 except UnreadableError as error:
                     problem = f"{table.locate(int(row))}: {error}"
                     if self.on_error == "error":

@@ -12,6 +12,7 @@ import pyarrow as pa
 from polytask.data.inputs.draws import Draws
 from polytask.data.inputs.encoded import Encoded, Encoding
 from polytask.data.table import Table
+from polytask.data.target import Target
 from polytask.errors import UserError, closest, listing
 from polytask.shapes import InputShape
 
@@ -59,8 +60,17 @@ class Input(ABC):
         self.columns = self.named
 
     @abstractmethod
-    def fit(self, table: Table, rows: np.ndarray) -> None:
-        """Learn from the training rows (int64 positions), in bounded memory."""
+    def fit(self, table: Table, rows: np.ndarray, targets: Mapping[str, Target]) -> None:
+        """Learn from the training rows, in bounded memory.
+
+        Args:
+            table: The table with the training part.
+            rows: int64: the training rows' positions in it.
+            targets: The fitted targets by task, for inputs that learn from what is to be predicted.
+
+        Raises:
+            UserError: A row cannot be read, or there is nothing to learn from.
+        """
 
     @abstractmethod
     def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> Encoding:

@@ -23,6 +23,7 @@ from polytask.data.inputs.input import Input, require_column
 from polytask.data.moments import Moments
 from polytask.data.number_matrix import number_matrix
 from polytask.data.table import Table
+from polytask.data.target import Target
 from polytask.errors import UserError, listing
 from polytask.shapes import TabularShape
 
@@ -149,7 +150,7 @@ class TabularInput(Input):
         self.columns = tuple(column for column in free if column not in refused)
         _log_left_out(table, refused, "Name a column in `columns` to read it all the same.")
 
-    def fit(self, table: Table, rows: np.ndarray) -> None:
+    def fit(self, table: Table, rows: np.ndarray, targets: Mapping[str, Target]) -> None:
         """See `Input.fit`."""
         numeric = [column for column in self.columns if table.types[column] is ColumnType.NUMBER]
         categorical = [column for column in self.columns if table.types[column] is not ColumnType.NUMBER]
