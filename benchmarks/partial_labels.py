@@ -2,8 +2,8 @@
 
 `sources`: a step on a batch of four tasks, each labelled on rows of its own, over four steps on the same rows, one task
 at a time; forward and backward; the aim is 1.10. `tox21`: an epoch of training on 12 tasks with 17 % of the labels
-missing, masked, over 12 epochs, each on the rows that are labelled for one task, with the same network; the masked one is
-to be at least 1.5 times as fast.
+missing, masked, over 12 epochs, each on the rows that are labelled for one task, with the same network; the masked one
+is to be at least 1.5 times as fast.
 
     python benchmarks/partial_labels.py [--tox21 FILE.csv] [--rounds N] [--json FILE]
 """
