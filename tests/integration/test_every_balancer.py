@@ -48,7 +48,7 @@ def test_it_trains_from_a_configuration(polytask, tmp_path, table, name):
         },
         "model": {"encoders": {"row": {"type": "mlp", "width": 32, "depth": 2}}},
         "balancing": {"type": name, **PARAMETERS.get(name, {})},
-        "training": {"epochs": 3, "batch_size": 32, "optimizer": {"type": "adamw", "lr": 0.01}},
+        "training": {"epochs": 6, "batch_size": 32, "optimizer": {"type": "adamw", "lr": 0.01}},
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     code, _, err = polytask("train", str(tmp_path / "c.yaml"), "--quiet")
