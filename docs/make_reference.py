@@ -22,6 +22,7 @@ from polytask.config.reference import type_text
 from polytask.config.schema import (
     DataConfig,
     EarlyStoppingConfig,
+    InitFromConfig,
     LROnPlateauConfig,
     ModelConfig,
     RatesConfig,
@@ -38,6 +39,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
     "data.split": SplitConfig,
     "model": ModelConfig,
+    "model.init_from": InitFromConfig,
     "training": TrainingConfig,
     "training.tasks.NAME": TaskTrainingConfig,
     "training.tasks.NAME.lr_on_plateau": LROnPlateauConfig,
@@ -100,7 +102,7 @@ def taken(path: str, field: FieldInfo) -> str:
         words, page = FAMILIES[path]
         return f"[{words}]({page})"
     if path in SECTIONS:
-        return f"[a section](#{path.replace('.', '')})"
+        return f"[a section](#{path.replace('.', '').lower()})"
     if f"{path}.NAME" in SECTIONS:
         return f"[a section](#{path.replace('.', '')}name) for each name"
     return type_text(field.annotation) + limits(field)
