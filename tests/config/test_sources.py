@@ -161,3 +161,13 @@ def test_a_task_alone_keeps_the_sources_that_label_it_and_those_joined_with_them
     joined = load_config(write(JOINED))
     assert list(joined.only_task("y", ["labels"]).sources) == ["images", "labels"]
     assert list(joined.only_task("y", ["free"]).sources) == ["free"]
+
+
+def test_one_task_alone_has_no_epochs_as_long_as_those_of_another(tmp_path):
+    values = {
+        "data": {"train": "t.csv"},
+        "inputs": {"row": {"type": "tabular", "columns": ["u"]}},
+        "tasks": {"a": {"type": "regression"}, "b": {"type": "regression"}},
+        "training": {"epoch_length": "b"},
+    }
+    assert Config.from_mapping(values).only_task("a").training.epoch_length == "rows"

@@ -370,3 +370,21 @@ def test_options_of_reading_types_hold(tmp_path: Path):
     table = read_table(tmp_path / "a.csv", ReadOptions(columns={"x": "category"}), cache=tmp_path / "c")
     combined = combine([Source("a", {"train": table}), source("b", {"x": ["u"]})], {})
     assert combined.types["x"] is ColumnType.CATEGORY
+
+
+def test_keys_that_are_whole_numbers_here_and_fractions_there_are_not_compared():
+    large = [2**53, 2**53 + 1]
+    sources = [
+        source("a", {"id": large, "x": [1.0, 2.0]}, key="id"),
+        source("b", {"id": [float(large[0]), 7.5], "y": ["u", "v"]}, key="id"),
+    ]
+    with pytest.raises(UserError, match="key 'id' of the source 'b' has fractions .* other keys are whole numbers"):
+        combine(sources, {"y": category("y")})
+
+
+def test_keys_must_not_be_in_validation_and_test_data():
+    sources = [
+        source("a", {"id": [1], "y": ["u"]}, key="id", valid={"id": [2], "y": ["u"]}, test={"id": [2], "y": ["v"]})
+    ]
+    with pytest.raises(UserError, match=r"1 key is in the validation data \(a_valid.csv\) and also in the test data"):
+        combine(sources, {"y": category("y")})

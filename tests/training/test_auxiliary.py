@@ -229,3 +229,18 @@ def test_resuming_with_a_look_ahead_is_exact(table, tmp_path, monkeypatch):
     monkeypatch.undo()
     resumed = resume(tmp_path / "part")
     assert resumed.metrics.read_text() == whole.metrics.read_text()
+
+
+def test_without_auxiliary_tasks_inputs_read_nothing_more_and_sources_without_a_task_go(table):
+    named = {"first": {"train": str(table)}, "second": {"train": str(table)}}
+    changed = config(
+        table,
+        data=named,
+        tasks={
+            "kind": {"type": "classification", "sources": "first"},
+            "extra": {"type": "regression", "sources": "second", "auxiliary": True, "sample_weight": "w"},
+        },
+    )
+    plain = without_auxiliary(changed, 5, ["first"])
+    assert list(plain.sources) == ["first"]
+    assert {"extra", "w"} <= set(plain.inputs["row"].parameters["exclude"])

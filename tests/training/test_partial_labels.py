@@ -142,3 +142,19 @@ def test_a_step_without_any_batch_does_nothing():
     found, each = gradients([])
     assert not found.losses
     assert not any(gradient.any() for gradient in each)
+
+
+@pytest.mark.parametrize("name", ["equal", "static"])
+def test_a_task_that_the_last_batch_lacks_has_its_weight_all_the_same(name):
+    options = {"weights": {"a": 3.0, "b": 1.0, "c": 1.0}} if name == "static" else {}
+    masks = {"a": torch.arange(ROWS) < 4, "b": torch.ones(ROWS, 2).bool(), "c": torch.zeros(ROWS, 2).bool()}
+    whole = batch(masks)
+    network = model()
+    balancer = balancing.create(name, **options)
+    balancer.prepare(network.task_names)
+    step = BalancedStep(network, balancer, {"a": 2.0, "b": 0.5, "c": 1.0})
+    parts = [whole.part(torch.arange(start, start + 6)) for start in (0, 6)]
+    found = step.backward(parts, network.shared_parameters(), None)
+    assert balancer.last.tasks == tuple(found.losses) == ("a", "b")
+    assert balancer.last.weight_values.tolist() == ([3.0, 1.0] if name == "static" else [1.0, 1.0])
+    torch.testing.assert_close(balancer.last.losses["a"], 2 * found.losses["a"])

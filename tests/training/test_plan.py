@@ -9,7 +9,7 @@ from polytask.data.preparation import Preparation
 from polytask.data.table import Table
 from polytask.errors import UserError
 from polytask.labels import TargetSpec
-from polytask.schedules import Alternating, Curriculum, EpochReport, Hybrid, Joint
+from polytask.schedules import Alternating, Curriculum, EpochReport, Hybrid, Joint, PretrainFinetune
 from polytask.training.plan import Plan, Steps
 
 ROWS = 40
@@ -168,3 +168,16 @@ def test_a_group_has_the_rows_that_are_labelled_for_any_of_its_tasks():
     rows_of_both, rows_of_c = len({*range(30), *range(0, ROWS, 4)}), ROWS // 2
     expected = {("a", "b"): rows_of_both / (rows_of_both + rows_of_c), ("c",): rows_of_c / (rows_of_both + rows_of_c)}
     assert found.plan.schedule.pools(0) == pytest.approx(expected)
+
+
+def test_an_epoch_without_a_turn_is_refused_before_the_training():
+    schedule = Curriculum({"a": 2}, PretrainFinetune(["a"], epochs=1))
+    found = steps(schedule, length=4, epochs=3)
+    with pytest.raises(UserError, match="no turn in epoch 1"):
+        found.plan.expected_steps(3)
+
+
+def test_a_length_that_names_a_task_without_a_turn_is_refused():
+    found = steps(Curriculum({"b": 2}), length="b", epochs=3)
+    with pytest.raises(UserError, match="'b', but this task has no turn in epoch 1"):
+        len(found)

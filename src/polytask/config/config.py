@@ -121,6 +121,8 @@ class Config(Section):
         alone["schedule"] = DEFAULTS["schedule",]
         training = alone["training"]
         training["tasks"] = {name: own for name, own in training["tasks"].items() if name == task}
+        if training["epoch_length"] in self.tasks:
+            training["epoch_length"] = "rows"
         if not _concerns(training["selection"], task):
             training["selection"] = MEAN_GAIN
         if training["early_stopping"] and not _concerns(training["early_stopping"]["metric"], task):

@@ -27,6 +27,7 @@ def check_key_columns(sources: Sequence[Source]) -> None:
             if source.key is not None:
                 _check_column(source, source.key, table)
                 _check_values(source.key, table)
+    _check_numbers([source for source in sources if source.key is not None])
 
 
 def check_keys(sources: Sequence[Source]) -> None:
@@ -36,8 +37,8 @@ def check_keys(sources: Sequence[Source]) -> None:
         sources: Sources with a key; their keys have the same name and type.
 
     Raises:
-        UserError: A source has no key in common with another, or a key is in a table for training and also in one for
-            validation or testing.
+        UserError: A source has no key in common with another, or a key is in the tables of two parts: training,
+            validation and testing.
     """
     _check_common(sources)
     _check_leaks(sources)
@@ -65,7 +66,7 @@ def _check_common(sources: Sequence[Source]) -> None:
 
 
 def _check_leaks(sources: Sequence[Source]) -> None:
-    """Make sure that no key is in a table for training and also in one for validation or testing.
+    """Make sure that no key is in the tables of two parts.
 
     Args:
         sources: Joined sources, or one with a key.
@@ -73,27 +74,29 @@ def _check_leaks(sources: Sequence[Source]) -> None:
     Raises:
         UserError: Some are; the first of them are listed.
     """
-    train = {source.name: _all_keys(source, ["train"]) for source in sources}
-    for part in ("valid", "test"):
+    for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
         for here in sources:
             for there in sources:
-                if part in there.tables:
-                    held = _all_keys(there, [part])
-                    common = pc.unique(held.filter(pc.is_in(held, value_set=train[here.name])))
+                if one in here.tables and other in there.tables:
+                    held = _all_keys(there, [other])
+                    common = pc.unique(held.filter(pc.is_in(held, value_set=_all_keys(here, [one]))))
                     if len(common):
-                        raise _leak(here, there, part, common)
+                        raise _leak(here, one, there, other, common)
 
 
-def _leak(here: Source, there: Source, part: str, common: pa.Array) -> UserError:
+def _leak(here: Source, one: str, there: Source, other: str, common: pa.Array) -> UserError:
     shown = ", ".join(repr(value) for value in common.slice(0, _SHOWN).to_pylist())
     more = f" and {len(common) - _SHOWN:,} more" if len(common) > _SHOWN else ""
     count = "key is" if len(common) == 1 else "keys are"
     return UserError(
-        f"{len(common):,} {count} in the training data ({here.tables['train'].source}) and also in the {part} data "
-        f"({there.tables[part].source}), column '{here.key}': {shown}{more}. A model must not be judged by rows that "
-        f"it has learned from: take them out of one of the two, or leave out `{part}` to have it split off "
-        "after joining."
+        f"{len(common):,} {count} in the {_CALLED[one]} data ({here.tables[one].source}) and also in the {other} data "
+        f"({there.tables[other].source}), column '{here.key}': {shown}{more}. A model must not be judged by rows that "
+        f"it has learned from, or was chosen by: take them out of one of the two, or leave out `{other}` to have it "
+        "split off after joining."
     )
+
+
+_CALLED = {"train": "training", "valid": "validation"}
 
 
 def _check_column(source: Source, key: str, table: Table) -> None:
@@ -106,6 +109,22 @@ def _check_column(source: Source, key: str, table: Table) -> None:
     if kind in (ColumnType.LIST, ColumnType.OTHER) or pa.types.is_nested(table.arrow(key).type):
         raise UserError(
             f"{table.source}: the column '{key}' ({kind.value}) cannot be a key. Keys are numbers, names or dates."
+        )
+
+
+def _check_numbers(sources: Sequence[Source]) -> None:
+    """Whole numbers and fractions are not compared: large whole numbers that differ can be the same fraction."""
+    kinds = {
+        source.name: {pa.types.is_floating(table.arrow(str(source.key)).type) for table in source.tables.values()}
+        for source in sources
+        if all(table.types[str(source.key)] is ColumnType.NUMBER for table in source.tables.values())
+    }
+    if len(set().union(*kinds.values())) > 1:
+        fractions = next(source for source in sources if True in kinds.get(source.name, ()))
+        raise UserError(
+            f"The key '{fractions.key}' of the source '{fractions.name}' has fractions (or an empty value somewhere), "
+            "but other keys are whole numbers, so that they cannot be compared safely. Write it as whole numbers, or "
+            f"make all keys texts: `columns: {{'{fractions.key}': category}}` in each of the joined sources."
         )
 
 

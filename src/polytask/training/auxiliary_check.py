@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from polytask.config import Config
-from polytask.config.checks import main_tasks, target_columns
-from polytask.config.schema import DEFAULTS
+from polytask.config.checks import main_tasks, steering_columns, target_columns
+from polytask.config.data_checks import with_joined
+from polytask.config.schema import DEFAULTS, DataConfig
 from polytask.errors import UserError, listing
 from polytask.tasks.metrics import direction
 from polytask.training.job import make_job
@@ -115,12 +116,14 @@ def require_auxiliary(config: Config) -> list[str]:
     return found
 
 
-def without_auxiliary(config: Config, steps_per_epoch: int) -> Config:
+def without_auxiliary(config: Config, steps_per_epoch: int, sources: Collection[str] | None = None) -> Config:
     """The same recipe without the auxiliary tasks, for the same number of steps.
 
     Args:
         config: The recipe.
         steps_per_epoch: Steps in an epoch of the training with them.
+        sources: The names of the sources that label a main task, where there are several: those that are neither among
+            them nor joined with them are left out. None: all stay.
 
     Raises:
         UserError: What is left is no training: the schedule or the sharing scheme names an auxiliary task.
@@ -129,10 +132,13 @@ def without_auxiliary(config: Config, steps_per_epoch: int) -> Config:
     less = config.to_mapping()
     main = main_tasks(config.tasks)
     targets = {name: target_columns(name, spec) for name, spec in config.tasks.items()}
-    hidden = {column for task in left_out for column in targets[task]}.difference(*(targets[task] for task in main))
+    hidden = {column for task in left_out for column in targets[task]}.union(steering_columns(config))
+    hidden = hidden.difference(*(targets[task] for task in main))
     for given in less["inputs"].values():
         if given.get("columns") == "*":
             given["exclude"] = sorted({*given.get("exclude", ()), *hidden})
+    if not isinstance(config.data, DataConfig):
+        less["data"] = {name: less["data"][name] for name in with_joined(config.data, sources)}
     for task in left_out:
         del less["tasks"][task]
         less["training"]["tasks"].pop(task, None)
@@ -181,7 +187,8 @@ def check_auxiliary(config: Config, folder: RunFolder, seeds: int = 1) -> Auxili
     )
     same_rows = bool((of_main == of_any).all()) and config.schedule.type == "joint"
     steps = job.train.plan.steps
-    plain = without_auxiliary(config, steps)
+    sources = labelling(folder.read_summary(), main)
+    plain = without_auxiliary(config, steps, sources)
     numbers = tuple(config.training.seed + offset for offset in range(seeds))
     pairs = [
         (
@@ -205,7 +212,7 @@ def check_auxiliary(config: Config, folder: RunFolder, seeds: int = 1) -> Auxili
         seeds=numbers,
         steps=(pairs[0][0].read_summary()["steps"], pairs[0][1].read_summary()["steps"]),
         same_rows=same_rows,
-        notes=tuple(_notes(config, seeds, same_rows)),
+        notes=tuple(_notes(config, plain, seeds, same_rows)),
     )
     folder.write_auxiliary(check.as_json())
     return check
@@ -229,8 +236,22 @@ def _main_values(folder: RunFolder, tasks: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _notes(config: Config, seeds: int, same_rows: bool) -> list[str]:
+def labelling(summary: Mapping[str, Any], tasks: Sequence[str]) -> list[str] | None:
+    """The sources that label some tasks, from the summary of a run; None where there is one."""
+    counts = [summary["labels"][task].get("by_source") for task in tasks]
+    if not all(counts):
+        return None
+    return [source for source in counts[0] if any(count[source] for count in counts)]
+
+
+def _notes(config: Config, plain: Config, seeds: int, same_rows: bool) -> list[str]:
     notes = []
+    dropped = [name for name in config.sources if name not in plain.sources]
+    if dropped:
+        notes.append(
+            f"Without auxiliary tasks the rows of {listing(dropped)} are not there, so that what is learned from the "
+            "training part before the training (vocabulary, means) is learned from fewer rows as well."
+        )
     if seeds == 1:
         notes.append(
             "One seed shows what happened once: another start or another order of the rows can move a metric as far. "

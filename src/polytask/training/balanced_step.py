@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polytask.balancing import Balancer
+from polytask.balancing import Balancer, Step
 from polytask.balancing.accumulation import GradientSum
 from polytask.data.batch import Batch
 from polytask.model import MultiTaskModel, Objectives
@@ -116,8 +116,7 @@ class BalancedStep:
     def _accumulated(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
         """A step of several batches: what one batch of all their rows would give, batch statistics aside."""
         if self.balancer.additive:
-            found, _ = self._summed(batches, scaler, each=partial(self.balancer.backward, shared=shared, scaler=scaler))
-            return found
+            return self._added_up(batches, shared, scaler)
         count = self.balancer.batches
         sums, parts = [], [_every(batches, count, start) for start in range(count)] if count > 1 else [batches]
         for part in parts:
@@ -134,6 +133,23 @@ class BalancedStep:
         given = chosen if count > 1 else chosen[0]
         self.balancer.backward(given, shared, scaler=scaler, probe=probe)  # type: ignore[arg-type]
         return found._replace(losses={task: found.losses[task] for task in everywhere})
+
+    def _added_up(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
+        """Batch after batch, for a balancer whose weights depend on none of them."""
+        weights: dict[str, Tensor] = {}
+
+        def backward(losses: dict[str, Tensor]) -> None:
+            self.balancer.backward(losses, shared, scaler=scaler)
+            if self.balancer.last is not None:
+                weights.update(self.balancer.last.weights)
+
+        found, _ = self._summed(batches, scaler, each=backward)
+        if found.losses:
+            # What the balancer found last was about the last batch alone.
+            values = torch.stack(list(self._weighted(found.losses).values()))
+            known = torch.stack([weights[task] for task in found.losses]) if weights else None
+            self.balancer.last = Step(tuple(found.losses), values, known)
+        return found
 
     def _summed(
         self,

@@ -167,7 +167,7 @@ class MultiTaskModule(LightningModule):
 
     def _note(self, found: Objectives, batches: Sequence[Batch]) -> None:
         losses, step = found.losses, self.balancer.last
-        weights = None if step is None else step.weight_values
+        weights = None if step is None or step.tasks != tuple(losses) else step.weight_values
         rows = [sum(batch.count(name) for batch in batches) for name in losses]
         with torch.no_grad():
             values = torch.stack(list(losses.values()))

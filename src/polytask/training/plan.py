@@ -195,9 +195,14 @@ class Plan(Order):
         return turns
 
     def _steps(self, epoch: int) -> int:
+        pools = self.schedule.pools(epoch)
+        if not pools:
+            raise UserError(
+                f"The schedule has no turn in epoch {epoch + 1}: no task that has started takes part in it then. Let a "
+                "task start earlier, or leave the others in."
+            )
         if isinstance(self._length, int):
             return self._length
-        pools = self.schedule.pools(epoch)
         if self._length == "rows":
             return sum(max(each.steps for each in self._streams.passes(turn)) for turn in pools)
         passes = [
@@ -210,6 +215,11 @@ class Plan(Order):
             choose = max if self._length == "largest" else min
             return choose(passes, key=lambda each: each.rows).steps
         of_task = [each.steps for each in passes if self._length in each.tasks]
+        if not of_task and self._length in self._tasks:
+            raise UserError(
+                f"training.epoch_length is '{self._length}', but this task has no turn in epoch {epoch + 1}. Take "
+                "another length, such as rows."
+            )
         if not of_task:
             allowed = ("rows", "largest", "smallest", *self._tasks)
             raise UserError(

@@ -67,7 +67,7 @@ class StepLog:
         Args:
             tasks: The k tasks that are in the batch.
             losses: Their losses before weighting, `[k]`, detached.
-            weights: Their weights as the balancer gave them, `[k]`, detached; None where it has none.
+            weights: Their weights as the balancer gave them, `[k]`, detached; None where it has none for them.
             rows: How many rows of the batch are labelled for each.
             penalties: What the sharing scheme adds to the objective, scalars by name.
         """
