@@ -111,7 +111,7 @@ def test_dropout_in_a_bottleneck_is_of_the_units_between(encoder):
 @pytest.mark.parametrize("encoder", SMALL)
 @kinds
 def test_every_kind_starts_as_the_shared_network(kind, encoder):
-    if (kind, encoder) == ("bitfit", "bag"):
+    if kind == "bitfit" and encoder in ("bag", "bag-weighted"):
         return
     case = prepared(CASES[encoder])
     built = case.build().eval()
@@ -219,7 +219,7 @@ class Normed(Encoder):
 @pytest.mark.parametrize("encoder", SMALL)
 @kinds
 def test_over_a_frozen_trunk_only_adapters_learn_each_by_its_own_task(kind, encoder):
-    if (kind, encoder) == ("bitfit", "bag"):
+    if kind == "bitfit" and encoder in ("bag", "bag-weighted"):
         return
     case = prepared(CASES[encoder])
     trunk = trunk_of(case.build(), TASKS[:2], kind=kind, trunk="frozen", embeddings=kind == "lora").train()

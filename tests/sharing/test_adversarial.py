@@ -252,8 +252,8 @@ def test_a_step_adds_the_penalties_gradients_to_the_tasks(encoder):
     found = model.objectives(batch)
     whole = sum([*found.losses.values(), *found.penalties.values()])
     expected = gradients(whole, model)
-    step = BalancedStep(Equal(), model.objectives, dict.fromkeys(TASKS, 1.0))
-    step.backward(batch, model.trunk.shared_parameters(), None)
+    step = BalancedStep(model, Equal(), dict.fromkeys(TASKS, 1.0))
+    step.backward([batch], model.trunk.shared_parameters(), None)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name])
 

@@ -278,8 +278,8 @@ def test_balancers_do_not_weigh_the_penalty(encoder):
     found = model.objectives(batch)
     total = sum(found.losses.values()) + found.penalties["head_covariance"]
     expected = torch.autograd.grad(total, list(model.parameters()))
-    step = BalancedStep(Equal(), model.objectives, dict.fromkeys(NAMES, 1.0))
-    step.backward(batch, model.shared_parameters(), None)
+    step = BalancedStep(model, Equal(), dict.fromkeys(NAMES, 1.0))
+    step.backward([batch], model.shared_parameters(), None)
     torch.testing.assert_close([parameter.grad for parameter in model.parameters()], list(expected))
 
 
