@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from polytask.config.component import ComponentSpec
@@ -52,6 +52,13 @@ def steering_columns(config: Config) -> list[str]:
     found = [sampler.parameters.get("column") for sampler in samplers if sampler is not None]
     found += [task.parameters.get("sample_weight") for task in config.tasks.values()]
     return list(dict.fromkeys(column for column in found if isinstance(column, str)))
+
+
+def hide_columns(inputs: Mapping[str, Any], columns: Iterable[str]) -> None:
+    """Keep columns out of the inputs that read all there are, in plain values that are changed in place."""
+    for given in inputs.values():
+        if given.get("columns") == "*":
+            given["exclude"] = sorted({*given.get("exclude", ()), *columns})
 
 
 def _names(section: str, entries: Mapping[str, Any], refused: str) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, model_validator
 
-from polytask.config.checks import problems_in, steering_columns, target_columns
+from polytask.config.checks import hide_columns, problems_in, steering_columns, target_columns
 from polytask.config.component import ComponentSpec, make_component
 from polytask.config.data_checks import share_split, source_names, with_joined
 from polytask.config.document import Document, KeyPath, read_document, write_document
@@ -107,9 +107,7 @@ class Config(Section):
         targets = {name: target_columns(name, spec) for name, spec in self.tasks.items()}
         others = {column for columns in targets.values() for column in columns}
         others = others.union(steering_columns(self)).difference(targets[task])
-        for given in alone["inputs"].values():
-            if given.get("columns") == "*":
-                given["exclude"] = sorted({*given.get("exclude", ()), *others})
+        hide_columns(alone["inputs"], others)
         alone["tasks"] = {task: alone["tasks"][task]}
         if alone["tasks"][task].get("auxiliary"):
             alone["tasks"][task]["auxiliary"] = False

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from polytask.config import Config
-from polytask.config.checks import main_tasks, steering_columns, target_columns
+from polytask.config.checks import hide_columns, main_tasks, steering_columns, target_columns
 from polytask.config.data_checks import with_joined
 from polytask.config.schema import DEFAULTS, DataConfig
 from polytask.errors import UserError, listing
@@ -134,9 +134,7 @@ def without_auxiliary(config: Config, steps_per_epoch: int, sources: Collection[
     targets = {name: target_columns(name, spec) for name, spec in config.tasks.items()}
     hidden = {column for task in left_out for column in targets[task]}.union(steering_columns(config))
     hidden = hidden.difference(*(targets[task] for task in main))
-    for given in less["inputs"].values():
-        if given.get("columns") == "*":
-            given["exclude"] = sorted({*given.get("exclude", ()), *hidden})
+    hide_columns(less["inputs"], hidden)
     if not isinstance(config.data, DataConfig):
         less["data"] = {name: less["data"][name] for name in with_joined(config.data, sources)}
     for task in left_out:

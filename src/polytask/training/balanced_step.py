@@ -72,42 +72,32 @@ class BalancedStep:
             lr: The learning rate of the step.
             scaler: As in `backward`.
         """
-        totals = self._totals(batches) if batches else None
-
-        def training() -> dict[str, Tensor]:
-            losses: dict[str, Tensor] = {}
-            for batch in batches:
-                losses = _sums(losses, self.compute(batch, totals).losses)
-            return self._weighted(_in_order(losses, self.model.task_names))
-
-        def validation() -> dict[str, Tensor]:
-            return self._weighted(self.compute(held_out).losses)
-
+        training, validation = partial(self._losses, batches), partial(self._losses, [held_out])
         self.balancer.before_step(training, validation, parameters, lr, scaler=scaler)
 
     def look_back(self, batches: Sequence[Batch]) -> None:
         """After the optimiser's step, tell a balancer that asks for it the new losses of the same batches."""
         if self.balancer.looks_back and batches:
-            totals = self._totals(batches)
-            losses: dict[str, Tensor] = {}
             with torch.no_grad():
-                for batch in batches:
-                    losses = _sums(losses, self.compute(batch, totals).losses)
+                losses = self._losses(batches)
             if losses:
-                self.balancer.after_step(self._weighted(_in_order(losses, self.model.task_names)))
+                self.balancer.after_step(losses)
 
     @property
     def compute(self) -> Callable[..., Objectives]:
         """See `MultiTaskModel.objectives`; one backward pass from all losses is what `together` is made for."""
         return partial(self.model.objectives, together=self.balancer.level == "loss")
 
-    def _totals(self, batches: Sequence[Batch]) -> dict[str, Tensor] | None:
-        """What the labelled rows of several batches count together, by task; None: there is one batch."""
-        if len(batches) == 1:
-            return None
-        return self._together(batches)
+    def _losses(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """The weighted losses of batches whose rows belong to the same means."""
+        totals = self._totals(batches) if len(batches) > 1 else None
+        losses: dict[str, Tensor] = {}
+        for batch in batches:
+            losses = _sums(losses, self.compute(batch, totals).losses)
+        return self._weighted(_in_order(losses, self.model.task_names))
 
-    def _together(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def _totals(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """What the labelled rows of several batches count together, by task."""
         totals: dict[str, Tensor] = {}
         for batch in batches:
             totals = _sums(totals, self.model.totals(batch))
@@ -120,7 +110,8 @@ class BalancedStep:
         count = self.balancer.batches
         sums, parts = [], [_every(batches, count, start) for start in range(count)] if count > 1 else [batches]
         for part in parts:
-            found, gradients = self._summed(part, scaler, shared=shared, penalise=part is parts[-1])
+            gradients = self._gradient_sum(shared)
+            found = self._summed(part, scaler, partial(gradients.add, scaler=scaler), penalise=part is parts[-1])
             sums.append(gradients.losses())
         everywhere = [task for task in found.losses if all(task in each for each in sums)]
         if not everywhere:
@@ -129,7 +120,9 @@ class BalancedStep:
         probe = None
         if self.balancer.batch_fraction < 1:
             shares = [batch.part(_share(batch, self.balancer.batch_fraction)) for batch in batches if len(batch)]
-            probe = self._summed(shares, scaler, shared=shared, penalise=False)[1].losses()
+            gradients = self._gradient_sum(shared)
+            self._summed(shares, scaler, partial(gradients.add, scaler=scaler), penalise=False)
+            probe = gradients.losses()
         given = chosen if count > 1 else chosen[0]
         self.balancer.backward(given, shared, scaler=scaler, probe=probe)  # type: ignore[arg-type]
         return found._replace(losses={task: found.losses[task] for task in everywhere})
@@ -143,7 +136,7 @@ class BalancedStep:
             if self.balancer.last is not None:
                 weights.update(self.balancer.last.weights)
 
-        found, _ = self._summed(batches, scaler, each=backward)
+        found = self._summed(batches, scaler, backward)
         if found.losses:
             # What the balancer found last was about the last batch alone.
             values = torch.stack(list(self._weighted(found.losses).values()))
@@ -151,27 +144,30 @@ class BalancedStep:
             self.balancer.last = Step(tuple(found.losses), values, known)
         return found
 
+    def _gradient_sum(self, shared: Sequence[nn.Parameter]) -> GradientSum:
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return GradientSum(trainable, self.model.task_names, shared=shared)
+
     def _summed(
         self,
         batches: Sequence[Batch],
         scaler: Any,
-        shared: Sequence[nn.Parameter] = (),
+        each: Callable[[dict[str, Tensor]], None],
         *,
-        each: Callable[[dict[str, Tensor]], None] | None = None,
         penalise: bool = True,
-    ) -> tuple[Objectives, GradientSum]:
-        """The losses and penalties of several batches, and the sums of the tasks' gradients.
+    ) -> Objectives:
+        """Compute several batches one after the other.
 
         Args:
             batches: Their rows belong to the same means.
             scaler: See `backward`.
-            shared: See `backward`.
-            each: Takes the weighted losses of each batch, in place of the sums.
+            each: Takes the weighted losses of each batch that has any.
             penalise: Whether to accumulate the penalties' gradients.
+
+        Returns:
+            The losses and penalties of all of them, detached.
         """
-        totals = self._together(batches)
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        gradients = GradientSum(trainable, self.model.task_names, shared=shared)
+        totals = self._totals(batches)
         losses: dict[str, Tensor] = {}
         penalties: dict[str, Tensor] = {}
         for batch in batches:
@@ -181,13 +177,9 @@ class BalancedStep:
             losses = _sums(losses, {task: loss.detach() for task, loss in found.losses.items()})
             if penalise:
                 _penalise(found._replace(penalties=shares), scaler)
-            if not found.losses:
-                continue
-            if each is not None:
+            if found.losses:
                 each(self._weighted(found.losses))
-            else:
-                gradients.add(self._weighted(found.losses), scaler=scaler)
-        return Objectives(_in_order(losses, self.model.task_names), penalties), gradients
+        return Objectives(_in_order(losses, self.model.task_names), penalties)
 
     def _independent(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
         """The batch is divided into independent ones; tasks that are not in each of them are left out."""

@@ -21,7 +21,7 @@ from polytask.data.table import Table
 from polytask.tasks import Task
 from polytask.training.costs import Cost, Costs
 from polytask.training.job import Job
-from polytask.training.label_counts import label_table, labels_of
+from polytask.training.label_counts import label_table
 from polytask.training.module import MultiTaskModule
 from polytask.training.selection import MEAN_GAIN, gain
 from polytask.training.step_log import StepLog
@@ -56,7 +56,7 @@ class Display:
             self.console.print(columns_line(table), highlight=False)
         self.console.print(target_table(job.summarise_targets()))
         if len(job.preparation.targets) > 1 or isinstance(job.sources.parts["train"].table, CombinedTable):
-            self.console.print(label_table(labels_of(job)), highlight=False)
+            self.console.print(label_table(job.labels), highlight=False)
         sizes = job.count_parameters()
         names = job.model.task_names
         shared = f", {sizes['shared']:,} of them shared by the {len(names)} tasks" if len(names) > 1 else ", one task"

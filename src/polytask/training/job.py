@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from polytask.config import Config, TrainingConfig
 from polytask.config.checks import steering_columns
 from polytask.data.encoded_rows import EncodedRows
 from polytask.data.loader import Loader
+from polytask.data.overlap import LabelCounts, count_labels
 from polytask.data.preparation import Preparation
 from polytask.data.splits import Split
 from polytask.data.summary import TargetRecord, describe
@@ -61,6 +62,12 @@ class Job:
     module: MultiTaskModule
     train: Steps
     valid: Loader | None
+
+    @cached_property
+    def labels(self) -> LabelCounts:
+        """The labels of the training part, counted once."""
+        part = self.sources.parts["train"]
+        return count_labels(part.table, part.rows, self.preparation)
 
     def summarise_targets(self) -> list[TargetRecord]:
         """Per task and part: rows, labels, mean and spread or class balance."""

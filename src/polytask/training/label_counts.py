@@ -1,4 +1,4 @@
-"""The labels of a training's tasks: counted, and shown before it."""
+"""The labels of a training's tasks, as they are shown before it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from polytask.data.overlap import LabelCounts, count_labels
-from polytask.training.job import Job
+from polytask.data.overlap import LabelCounts
 
 _MATRIX_UP_TO = 12
 """With more tasks than this, the matrix is wider than a screen."""
 _PAIRS = 5
-
-
-def labels_of(job: Job) -> LabelCounts:
-    """The labels of the training part."""
-    part = job.sources.parts["train"]
-    return count_labels(part.table, part.rows, job.preparation)
 
 
 def label_table(labels: LabelCounts) -> RenderableType:

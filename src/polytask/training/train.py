@@ -20,7 +20,6 @@ from polytask.errors import UserError
 from polytask.training.atomic import write_text
 from polytask.training.display import Display
 from polytask.training.job import Job, make_job
-from polytask.training.label_counts import labels_of
 from polytask.training.learned_plot import plot_learned
 from polytask.training.run_folder import RunFolder, check_free, json_number
 from polytask.training.run_writer import RunWriter, WithinEpochs
@@ -96,7 +95,7 @@ def _write_start(job: Job, folder: RunFolder) -> None:
     if job.sources.split is not None:
         job.sources.split.save(folder.split)
     folder.write_summary({"status": "running", "fingerprint": job.sources.fingerprint})
-    folder.write_overlap(labels_of(job))
+    folder.write_overlap(job.labels)
     save_description(folder.model, job.description, job.preparation.shapes)
 
 
@@ -193,7 +192,7 @@ def summarise(job: Job, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "tasks": tasks,
         "rows": {name: len(part) for name, part in job.sources.parts.items()},
-        "labels": labels_of(job).as_json(),
+        "labels": job.labels.as_json(),
         "skipped_rows": job.train.loader.skipped,
         "parameters": job.count_parameters(),
         "fingerprint": job.sources.fingerprint,
