@@ -20,9 +20,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from polytask.config import load_config
-from polytask.data.batch import Batch
 from polytask.training.job import make_job
-from polytask.training.plan import Steps
+from polytask.training.plan import StepBatches, Steps
 
 EPOCHS = 5
 
@@ -38,7 +37,7 @@ class Timed(Callback):
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[StepBatches]:
         self._start, self._waited = time.perf_counter(), 0.0
         asked = self._start
         for batch in self._loader:

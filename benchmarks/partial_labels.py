@@ -84,7 +84,7 @@ def tox21(table: Path, rounds: int) -> dict[str, float]:
         optimizer = torch.optim.AdamW(job.model.parameters(), fused=True)
 
         def run() -> None:
-            for batches in job.train:
+            for batches, *_ in job.train:
                 step.backward(batches, job.model.shared_parameters(), None)
                 optimizer.step()
                 optimizer.zero_grad()

@@ -58,6 +58,8 @@ FAMILIES = {
     "model.relations": ("a list of relations", "sharing.md#relations-between-tasks"),
     "training.sampler": ("a sampler", "samplers.md"),
     "training.tasks.NAME.sampler": ("a sampler", "samplers.md"),
+    "training.tasks.NAME.mixing": ("a mixing", "mixing.md"),
+    "training.tasks.NAME.unlabelled": ("a use of unlabelled rows", "tasks.md#rows-without-labels"),
     "training.optimizer": ("an optimiser", "optimization.md#optimisers"),
     "training.lr_schedule": ("a schedule", "optimization.md#learning-rate-schedules"),
 }

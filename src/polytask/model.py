@@ -115,11 +115,7 @@ class MultiTaskModel(nn.Module):
 
     def totals(self, batch: Batch) -> dict[str, Tensor]:
         """What the rows of `batch` count together in the mean loss of each task that has a label in it; scalars."""
-        totals = {}
-        for name in self.task_names:
-            if batch.has(name):
-                totals[name] = self.tasks[name].total(*_labels(batch, name))
-        return totals
+        return {name: self._total(batch, name) for name in self.task_names if batch.has(name)}
 
     def objectives(
         self, batch: Batch, totals: Mapping[str, Tensor] | None = None, *, together: bool = False
@@ -150,15 +146,26 @@ class MultiTaskModel(nn.Module):
         else:
             outputs, penalties = self._compute(batch.inputs, present, rows)
         for name in alone:
-            total = None if totals is None else totals[name]
-            found[name] = self.tasks[name].loss(outputs[name], *_labels(batch, name), total)
+            found[name] = self._loss(batch, name, outputs[name], None if totals is None else totals[name])
         if self.training and present:
             penalties = {**penalties, **self.trunk.head_penalties(dict(self.heads.items()))}
         return Objectives({name: found[name] for name in present}, penalties)
 
+    def _loss(self, batch: Batch, name: str, output: Tensor, total: Tensor | None) -> Tensor:
+        """A task's loss, given its outputs for the rows that are labelled for it."""
+        task, labels = self.tasks[name], _labels(batch, name)
+        if len(labels) > 1 and total is None:
+            total = self._total(batch, name)
+        first, *others = (task.loss(output, *each, total) for each in labels)
+        return first + others[0] if others else first
+
+    def _total(self, batch: Batch, name: str) -> Tensor:
+        first, *others = (self.tasks[name].total(*each) for each in _labels(batch, name))
+        return first + others[0] if others else first
+
     def _groups(self, batch: Batch, tasks: Sequence[str]) -> list[tuple[str, ...]]:
         """The tasks, several each, that are computed together; for all rows, where some lack labels."""
-        if self.relations or not self.trunk.one_for_all:
+        if self.relations or not self.trunk.one_for_all or batch.partners is not None:
             return []
         known, heads = self.tasks, self.heads  # looking up a module's modules takes as long as all else here
         kinds: dict[Hashable, list[str]] = {}
@@ -245,15 +252,26 @@ class MultiTaskModel(nn.Module):
         return {task: outputs[task] for task in tasks}, shared.penalties
 
 
-def _labels(batch: Batch, task: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """A task's target, mask and weights in the rows that are labelled for it."""
-    rows, target = batch.labelled[task], batch.targets[task]
-    mask, weights = _mask(batch, task), batch.weights.get(task)
+_Labels = tuple[Tensor, Tensor | None, Tensor | None]
+"""A task's target, mask and weights."""
+
+
+def _labels(batch: Batch, task: str) -> list[_Labels]:
+    """A task's labels in the rows that are labelled for it; in mixed rows, their own and their partners'."""
+    rows, mixed = batch.labelled[task], batch.partners
+    if mixed is not None:
+        # Either of two mixed rows may lack a label.
+        return [_rows(each.targets[task], each.masks[task], each.weights[task], rows) for each in (batch, mixed)]
+    mask = _mask(batch, task)
+    if rows is not None and mask is not None and _single(mask):
+        mask = None  # a row with a label has all of them where there is but one
+    return [_rows(batch.targets[task], mask, batch.weights.get(task), rows)]
+
+
+def _rows(target: Tensor, mask: Tensor | None, weights: Tensor | None, rows: Tensor | None) -> _Labels:
     if rows is None:
         return target, mask, weights
-    # A row with a label has all of them where there is but one.
-    mask = None if mask is None or _single(mask) else mask[rows]
-    return target[rows], mask, None if weights is None else weights[rows]
+    return target[rows], None if mask is None else mask[rows], None if weights is None else weights[rows]
 
 
 def _mask(batch: Batch, task: str) -> Tensor | None:

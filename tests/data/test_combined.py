@@ -1,6 +1,7 @@
 """Several data sets as one table."""
 
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from polytask.data.column_types import ColumnType
 from polytask.data.combined import combine
-from polytask.data.inputs import ImageInput, TabularInput
+from polytask.data.inputs import ImageInput, TabularInput, TextInput
 from polytask.data.preparation import Preparation
 from polytask.data.readers import ReadOptions, read_table
 from polytask.data.source import Source
@@ -256,6 +257,60 @@ def test_images_are_looked_for_in_the_folder_of_their_source(tmp_path):
     assert [joined.folder_of(row, "image") for row in (0, 1)] == [tmp_path / "a", tmp_path / "b"]
 
 
+LABELS = source("labels", {"id": [7, 8, 9, 5], "n": [1.0, 2.0, 3.0, 4.0]}, "id")
+NUMBER = {"n": TargetSpec("numbers", ("n",))}
+
+
+@pytest.mark.parametrize(
+    ("read", "values"),
+    [
+        (TextInput("text", tokenizer="words"), ["u", "v"]),
+        (ImageInput("text", size=4, normalize=[0.0, 1.0]), ["u.png", "v.png"]),
+        (ImageInput("text"), ["u.png", "v.png"]),
+        (TabularInput(["text"], missing="error"), [0.5, 1.5]),
+    ],
+)
+def test_a_joined_row_without_what_an_input_reads_says_which_source_lacks_it(read, values):
+    table = combine([source("texts", {"id": [7, 5], "text": values}, "id"), LABELS], NUMBER)
+    with pytest.raises(UserError) as raised:
+        first = np.array([2] if isinstance(read, ImageInput) else [0, 1])
+        Preparation.fit(table, first, {"x": read}, NUMBER).loader(table, np.array([2]), batch_size=1)
+    for part in (
+        "labels.csv, row 2",
+        "the row (id 8) is in the source 'labels' only; 'texts', which has the column 'text', does not have it",
+        "The same is true of 1 more row",
+        ". Add it to 'texts',",
+        "take it out of 'labels'",
+    ):
+        assert part in str(raised.value)
+
+
+def test_an_empty_cell_of_a_joined_row_is_an_empty_cell():
+    table = combine([source("texts", {"id": [7, 5], "text": ["u", None]}, "id"), LABELS], NUMBER)
+    with pytest.raises(UserError, match=r"texts.csv, row 2 with labels.csv, row 4: 'text' is empty, .*Fill the cell"):
+        Preparation.fit(table, np.array([0, 1]), {"x": TextInput("text", tokenizer="bpe")}, NUMBER)
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+def test_rows_of_a_table_without_the_column_of_an_input_say_so(key):
+    texts = source("texts", {"id": [1], "text": ["u"], "n": [1.0]}, key, test={"id": [3], "n": [2.0]})
+    table = combine([texts, source("more", {"id": [1], "text": ["u"], "z": ["v"]}, key)], NUMBER)
+    prepared = Preparation.fit(table, np.array([0]), {"x": TextInput("text", tokenizer="words")}, NUMBER)
+    message = r"texts_test.csv, row 1: 'text' is empty.*: texts_test.csv, of the source 'texts', has no column 'text'"
+    with pytest.raises(UserError, match=message):
+        prepared.loader(table, np.array([len(table) - 1]), batch_size=1)
+
+
+def test_an_image_that_a_source_lacks_can_be_left_out(caplog, tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "u.png")
+    images = Source("images", {"train": Table.of({"id": [7], "image": ["u.png"]}, "i.csv", tmp_path)}, "id")
+    table = combine([images, LABELS], NUMBER)
+    read = ImageInput(channels=1, on_error="skip", normalize=[0.0, 1.0])
+    loader = Preparation.fit(table, np.arange(4), {"x": read}, NUMBER).loader(table, batch_size=4)
+    assert loader.skipped == 3
+    assert "labels.csv, row 2 is left out: there is no image: the row (id 8) is in the source 'labels'" in caplog.text
+
+
 def test_the_first_source_with_a_value_gives_it_and_two_that_differ_are_refused():
     one = {"id": ["p", "q", "r"], "x": [1.0, None, float("nan")]}
     joined = combine([source("a", one, "id"), source("b", {"num": ["q", "r", "p"], "x": [2.0, 3.0, 1.0]}, "num")], {})
@@ -388,3 +443,21 @@ def test_keys_must_not_be_in_validation_and_test_data():
     ]
     with pytest.raises(UserError, match=r"1 key is in the validation data \(a_valid.csv\) and also in the test data"):
         combine(sources, {"y": category("y")})
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+def test_the_work_for_many_columns_grows_with_their_number(key):
+    def seconds(columns):
+        half = columns // 2
+        sources = [
+            source(name, {"id": [1, 2], **{f"c{number}": [0.5, 1.5] for number in range(first, first + half)}}, key)
+            for name, first in (("a", 0), ("b", half))
+        ]
+        started = time.process_time()
+        combined = combine(sources, {})
+        assert len(combined.columns) == 2 * half + 1
+        return time.process_time() - started
+
+    few, many = (min(seconds(columns) for _ in range(3)) for columns in (800, 6400))
+    # 8 times where it grows with the columns, 64 times where it does with their square.
+    assert many < 20 * few

@@ -82,3 +82,42 @@ def test_numbers_are_compared_by_the_names_that_they_have_as_classes():
     check_class_names([source("a", y=[0, 1]), source("b", y=[1.0, 0.0])], {"t": category("y")})
     with pytest.raises(UserError, match="'0', '1' in the source 'a' and '2', '3' in 'b'"):
         check_class_names([source("a", y=[0, 1]), source("b", y=[2.0, 3.0])], {"t": category("y")})
+
+
+def labels(column, **options):
+    return TargetSpec("labels", (column,), **options)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "separator"),
+    [
+        ([["pos", "long"], []], [["positive"], None], "|"),
+        (["pos|long", ""], ["positive", None], "|"),
+        (["pos, long"], ["positive"], ","),
+    ],
+)
+def test_names_of_several_labels_a_row_are_compared_too(one, other, separator, caplog):
+    sources = [source("a", tags=one), source("b", tags=other)]
+    with pytest.raises(UserError, match="'long', 'pos' in the source 'a' and 'positive' in 'b', with none in common"):
+        check_class_names(sources, {"t": labels("tags", separator=separator)})
+    known = ("pos", "long", "positive")
+    check_class_names(sources, {"t": labels("tags", separator=separator, classes=known)})
+    assert not caplog.records
+    some = source("b", tags=[["pos", "short"]])
+    check_class_names([sources[0], some], {"t": labels("tags", separator=separator)})
+    assert "each has classes that the other has not" in caplog.text
+
+
+@pytest.mark.parametrize("other", [{"tags": [False, True]}, {"tags": [[], []]}, {"tags": [["pos"]]}])
+def test_yes_and_no_are_no_names_and_an_empty_list_has_none(other, caplog):
+    check_class_names([source("a", tags=[["pos", "long"]]), source("b", **other)], {"t": labels("tags")})
+    two = TargetSpec("labels", ("x", "y"))
+    check_class_names([source("a", x=[True], y=[False]), source("b", x=[1], y=["no"])], {"t": two})
+    assert not caplog.records
+
+
+def test_rows_without_labels_may_be_a_source_of_their_own():
+    sources = [A, source("more", text=["w"])]
+    check_tasks(sources, {"t": category("label")}, unlabelled=True)
+    with pytest.raises(UserError, match="The source 'more' labels no task.*training.tasks.NAME.unlabelled"):
+        check_tasks(sources, {"t": category("label")})

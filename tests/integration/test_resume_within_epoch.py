@@ -89,6 +89,15 @@ def agree(one: RunFolder, other: RunFolder) -> None:
     assert (one.model / "weights.safetensors").read_bytes() == (other.model / "weights.safetensors").read_bytes()
 
 
+UNLABELLED = {
+    "training": {
+        "unlabelled_batch_size": 7,
+        "tasks": {
+            "tall": {"unlabelled": {"type": "pseudo_labels", "threshold": 0.6}},
+            "weight": {"unlabelled": {"type": "consistency", "weight": 5.0}},
+        },
+    }
+}
 TEXT = {
     "inputs": {"text": {"type": "text", "column": "review", "tokenizer": "words", "buckets": 50}},
     "model": {"encoders": {"text": {"type": "bag", "dim": 8}}},
@@ -121,6 +130,18 @@ TEXT = {
             },
         },
         {"tasks": {"tall": {"type": "classification", "sample_weight": "importance"}, "weight": "regression"}},
+        {
+            "inputs": {"row": {"type": "tabular", "columns": ["height"]}},
+            "training": {"accumulate": 2, "batch_size": 8, "tasks": {"tall": {"mixing": "mixup"}}},
+        },
+        {
+            "inputs": {"row": {"type": "tabular", "columns": ["height"]}},
+            "schedule": "alternating",
+            "training": {"tasks": {"tall": {"mixing": {"type": "mixup", "alpha": 1.0, "probability": 0.6}}}},
+            "balancing": {"type": "modo"},
+        },
+        UNLABELLED,
+        {**UNLABELLED, "schedule": {"type": "alternating", "order": "random"}},
     ],
     ids=lambda changes: str(changes)[:60],
 )

@@ -103,6 +103,18 @@ def test_plateau_falls_when_the_value_stops_getting_better():
     assert rates == [2, 2, 2, 1, 1, 1, 0.5, 0.5]
 
 
+def test_plateau_forgets_earlier_values_when_it_restarts():
+    running = lr_schedules.Plateau(patience=1, factor=0.5).build(optimizer_of(1.0), 100, 10)
+    rates = []
+    for value in [0.9, 0.8, None, 0.1, 0.2, 0.1, 0.1]:
+        if value is None:
+            running.restart()
+        else:
+            running.epoch_end(value, higher_is_better=True)
+            rates.append(running.lr)
+    assert rates == [2, 2, 2, 2, 2, 1]
+
+
 def test_plateau_of_an_error_is_the_mirror_image_of_that_of_a_score():
     values = [-0.5, 0.6, 0.6, -0.6, 0.7, 0.65, 0.64, 0.63]
     schedule = lr_schedules.Plateau(patience=1)

@@ -14,6 +14,7 @@ from polytask.errors import UserError
 from polytask.tasks import Classification, Regression
 from polytask.training.auxiliary import make_balancer
 from polytask.training.auxiliary_check import Comparison, check_auxiliary, without_auxiliary
+from polytask.training.balanced_step import BalancedStep
 from polytask.training.job import make_job
 from polytask.training.module import MultiTaskModule
 from polytask.training.selection import mean_gain
@@ -105,6 +106,22 @@ def test_auto_lambda_learns_from_rows_beside_those_of_the_step(table, tmp_path, 
     assert all(abs(history[f"{task}/train/weight"].iloc[-1] - 0.1) > 0.01 for task in ("kind", "size"))
 
 
+def test_auto_lambda_looks_at_no_task_that_has_left_the_losses(table, tmp_path, monkeypatch):
+    leaves = {"early_stopping": {"patience": 1, "min_delta": 10.0}, "when_stopped": "leave_loss"}
+    seen = []
+    original = BalancedStep.look_ahead
+
+    def watched(self, batches, held_out, *others):
+        seen.append((set(batches[0].labelled), set(held_out.labelled)))
+        original(self, batches, held_out, *others)
+
+    monkeypatch.setattr(BalancedStep, "look_ahead", watched)
+    train(config(table, "auto_lambda", training={"epochs": 3, "tasks": {"size": leaves}}), tmp_path / "run")
+    everything, main = {"kind", "size", "extra"}, {"kind", "size"}
+    assert seen[0] == (everything, main)
+    assert seen[-1] == (everything - {"size"}, main - {"size"})
+
+
 def test_methods_that_do_not_look_ahead_get_no_other_rows(table):
     assert make_job(config(table)).module._held_out is None
 
@@ -125,8 +142,8 @@ def test_the_same_without_auxiliary_tasks_has_the_same_rows_in_the_same_order(ta
     other = make_job(plain)
     assert set(other.model.task_names) == {"kind", "size"}
     assert other.preparation.inputs["row"].columns == job.preparation.inputs["row"].columns == ("u", "v", "w")
-    steps = [[batch.rows.tolist() for batch in step] for step in job.train]
-    assert steps == [[batch.rows.tolist() for batch in step] for step in other.train]
+    steps = [[batch.rows.tolist() for batch in step.batches] for step in job.train]
+    assert steps == [[batch.rows.tolist() for batch in step.batches] for step in other.train]
 
 
 def test_what_names_an_auxiliary_task_goes_with_it(table):

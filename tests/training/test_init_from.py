@@ -314,6 +314,45 @@ def test_text_that_is_read_in_another_way_is_refused(tmp_path):
     make_job(Config.from_mapping(same))
 
 
+def test_weights_of_words_that_follow_from_other_tasks_are_refused_with_the_reason(tmp_path):
+    path = tmp_path / "reviews.csv"
+    draw = np.random.default_rng(0)
+    words = [" ".join(draw.choice(["good", "bad", "Film", "plot", "fine"], 4)) for _ in range(60)]
+    kinds = {
+        "good": ["yes" if "good" in each else "no" for each in words],
+        "film": ["f" if "F" in each else "g" for each in words],
+    }
+    pd.DataFrame({"text": words, **kinds}).to_csv(path)
+
+    def config(tasks, weights):
+        return {
+            "data": {"train": str(path)},
+            "inputs": {
+                "text": {"type": "text", "column": "text", "tokenizer": "words", "min_count": 1, "weights": weights}
+            },
+            "tasks": {task: {"type": "classification"} for task in tasks},
+            "model": {"encoders": {"text": {"type": "bag", "dim": 4}}},
+            "training": {"epochs": 1, "batch_size": 32, "tensorboard": False},
+        }
+
+    def start(tasks, weights, run):
+        wanted = config(tasks, weights)
+        wanted["model"]["init_from"] = {"runs": {"good": str(tmp_path / run)}}
+        make_job(Config.from_mapping(wanted))
+
+    polytask.train(config(["good"], ["idf", "log_ratio"]), tmp_path / "both")
+    polytask.train(config(["good"], ["idf"]), tmp_path / "idf")
+    start(["good"], ["idf", "log_ratio"], "both")
+    start(["good", "film"], ["idf"], "idf")
+    message = r"the weights log_ratio.*'good' there and from those of 'good', 'film' here.*`weights: \[idf\]` in both"
+    with pytest.raises(UserError, match=message):
+        start(["good", "film"], ["idf", "log_ratio"], "both")
+    with pytest.raises(
+        UserError, match=r"the input 'text': weights of: \[\"idf\"\] there, \[\"idf\", \"log_ratio\"\] here"
+    ):
+        start(["good"], ["idf", "log_ratio"], "idf")
+
+
 def test_an_unfinished_run_is_refused(data, runs, tmp_path):
     shutil.copytree(runs["kind"], tmp_path / "kind")
     (tmp_path / "kind" / "model" / "weights.safetensors").unlink()

@@ -12,6 +12,7 @@ from polytask.model import MultiTaskModel
 from polytask.shapes import TabularShape
 from polytask.tasks import Classification, Regression
 from polytask.training.module import MultiTaskModule
+from polytask.training.plan import StepBatches
 from polytask.training.selection import Best
 from polytask.training.transfer import Transfer
 
@@ -64,7 +65,7 @@ def fit(trained: MultiTaskModule, data: list[Batch], valid: list[Batch] | None =
         num_sanity_val_steps=0,
         **options,
     )
-    parts = ([[batch] for batch in data], valid)
+    parts = ([StepBatches([batch]) for batch in data], valid)
     loaders = [None if part is None else torch.utils.data.DataLoader(part, batch_size=None) for part in parts]
     trainer.fit(trained, *loaders)
 

@@ -94,7 +94,7 @@ def test_a_task_that_is_trained_otherwise_changes_no_others_first_step(table):
     for job in (plain, other):
         before = {name: value.clone() for name, value in job.model.named_parameters()}
         optimizer = job.module.configure_optimizers()
-        sum(job.model.losses(next(iter(job.train))[0]).values()).backward()
+        sum(job.model.losses(next(iter(job.train)).batches[0]).values()).backward()
         optimizer.step()
         moved.append({name: value - before[name] for name, value in job.model.named_parameters()})
     # The bias has no decay; the warm-up's rate is the same for all.

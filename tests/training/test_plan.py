@@ -6,11 +6,13 @@ import pytest
 
 from polytask.data.inputs import create as create_input
 from polytask.data.preparation import Preparation
+from polytask.data.samplers import ClassBalanced
 from polytask.data.table import Table
 from polytask.errors import UserError
 from polytask.labels import TargetSpec
 from polytask.schedules import Alternating, Curriculum, EpochReport, Hybrid, Joint, PretrainFinetune
 from polytask.training.plan import Plan, Steps
+from polytask.training.task_streams import Sampling
 
 ROWS = 40
 
@@ -38,14 +40,14 @@ def steps(schedule, tasks=("a", "b"), length="rows", batches=1, batch_size=8, se
 
 
 def rows(found):
-    return [[batch.rows.tolist() for batch in step] for step in found]
+    return [[batch.rows.tolist() for batch in step.batches] for step in found]
 
 
 def test_joint_steps_pass_through_every_labelled_row_once():
     found = steps(Joint(), batches=2, batch_size=7)
     drawn = list(found)
     assert len(drawn) == len(found) == 3
-    assert [len(step) for step in drawn] == [2, 2, 1]
+    assert [len(step.batches) for step in drawn] == [2, 2, 1]
     seen = sorted(row for step in rows(drawn) for batch in step for row in batch)
     assert seen == sorted({*range(30), *range(0, ROWS, 4)})
 
@@ -53,7 +55,7 @@ def test_joint_steps_pass_through_every_labelled_row_once():
 def test_a_turn_draws_rows_of_its_task_and_has_its_target_alone():
     found = list(steps(Alternating()))
     assert len(found) == 4 + 2
-    for number, (batch,) in enumerate(found):
+    for number, ((batch,), *_) in enumerate(found):
         task = "ab"[number % 2]
         assert list(batch.targets) == [task]
         assert batch.labelled[task] is None
@@ -61,7 +63,7 @@ def test_a_turn_draws_rows_of_its_task_and_has_its_target_alone():
 
 def test_adding_a_task_leaves_the_rows_of_the_others():
     def of_task(found, task):
-        return [batch.rows.tolist() for step in found for batch in step if task in batch.targets]
+        return [batch.rows.tolist() for step in found for batch in step.batches if task in batch.targets]
 
     two, three = list(steps(Alternating())), list(steps(Alternating(), tasks=("a", "b", "c")))
     for task in "ab":
@@ -181,3 +183,49 @@ def test_a_length_that_names_a_task_without_a_turn_is_refused():
     found = steps(Curriculum({"b": 2}), length="b", epochs=3)
     with pytest.raises(UserError, match="'b', but this task has no turn in epoch 1"):
         len(found)
+
+
+OWN = {"b": Sampling(sampler=ClassBalanced())}
+
+
+def planned(schedule, own=OWN, epochs=3):
+    table, preparation = prepared(("a", "b", "c"))
+
+    def order(encoded):
+        return Plan(schedule, encoded, ("a", "b", "c"), batch_size=8, own=own, epochs=epochs)
+
+    return preparation.loader(table, batch_size=8, training=True, order=order).order
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Joint(),
+        Hybrid([["a", "b"], ["c"]]),
+        Curriculum({"c": 2}),
+        PretrainFinetune(["a"], 1, ["b", "c"]),
+    ],
+)
+@pytest.mark.parametrize("own", [OWN, {"b": Sampling(batch_size=4)}])
+def test_a_task_that_has_no_turn_of_its_own_cannot_have_a_sampler_of_its_own(schedule, own):
+    key = "sampler" if own is OWN else "batch_size"
+    with pytest.raises(UserError) as raised:
+        planned(schedule, own)
+    for part in (f"training.tasks.b.{key}", "'b' has no turn of its own", "draw: tasks"):
+        assert part in str(raised.value)
+
+
+def test_a_sampler_that_is_used_in_some_turns_only_is_worth_a_warning(caplog):
+    planned(PretrainFinetune(["b"], 2, ["b", "c", "a"]), epochs=5)
+    assert "training.tasks.b.sampler is not used from epoch 3 on" in caplog.text
+    caplog.clear()
+    planned(PretrainFinetune(["a", "b", "c"], 2, ["b"]), epochs=5)
+    assert "training.tasks.b.sampler is not used up to epoch 2" in caplog.text
+    caplog.clear()
+    planned(Hybrid("affinity"))
+    assert "training.tasks.b.sampler" in caplog.text and "unless it becomes a group of its own" in caplog.text
+    caplog.clear()
+    planned(Alternating(), {"b": Sampling(batch_size=4)})
+    planned(Joint("tasks"), {"b": Sampling(batch_size=4)})
+    planned(Hybrid([["a", "c"], ["b"]]), {"b": Sampling(batch_size=4)})
+    assert "training.tasks" not in caplog.text

@@ -153,7 +153,7 @@ def test_the_column_is_no_input_and_stays_out_of_the_single_task_baseline(tmp_pa
 def gradients(settings: Config) -> list[torch.Tensor]:
     job = make_job(settings)
     (step,) = job.train
-    job.module._balanced.backward(step, job.model.shared_parameters(), None)
+    job.module._balanced.backward(step.batches, job.model.shared_parameters(), None)
     return [parameter.grad for parameter in job.model.parameters()]
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polytask.tasks import Classification, Regression
-from polytask.training.selection import Best, criterion_value, gain, mean_gain
+from polytask.training.selection import MEAN_GAIN, Best, criterion_value, gain, mean_gain, stage_of
 
 CLASS = Classification("kind", classes=3)
 VALUE = Regression("age", metric="mae")
@@ -80,6 +80,32 @@ def test_patience_counts_evaluations_without_enough_progress():
 def test_state_round_trip_goes_on_alike():
     one, two = Best(patience=3), Best(patience=3)
     for epoch, value in enumerate([0.1, 0.3, 0.2]):
-        one.update(value, epoch)
+        one.update(value, epoch, stage=epoch // 2)
     two.load_state_dict(one.state_dict())
     assert one == two
+
+
+def test_a_new_stage_chooses_anew():
+    best = Best(patience=2)
+    values = [(0.9, 1), (0.95, 1), (0.2, 2), (0.1, 2), (0.3, 2), (math.nan, 3)]
+    improved = [best.update(value, epoch, stage=stage) for epoch, (value, stage) in enumerate(values)]
+    assert improved == [True, True, True, False, True, False]
+    assert math.isnan(best.value) and best.epoch == -1, "in the last stage there is nothing to choose by yet"
+
+
+def test_patience_waits_while_it_is_held_and_begins_with_a_new_stage():
+    best = Best(patience=2)
+    for epoch in range(5):
+        best.update(0.5, epoch, stage=1, hold=True)
+        assert not best.exhausted
+    exhausted = []
+    for epoch, stage in enumerate([1, 2, 2, 2], start=5):
+        best.update(0.5, epoch, stage=stage)
+        exhausted.append(best.exhausted)
+    assert exhausted == [False, False, False, True]
+
+
+def test_the_stage_is_how_many_of_the_tasks_that_count_have_started():
+    tasks = {"a": Regression("a"), "b": Regression("b"), "c": Regression("c", auxiliary=True)}
+    assert [stage_of(MEAN_GAIN, tasks, started) for started in ([], ["c"], ["a", "c"], ["a", "b"])] == [0, 0, 1, 2]
+    assert [stage_of("c/valid/mae", tasks, started) for started in (["a", "b"], ["c"])] == [0, 1]

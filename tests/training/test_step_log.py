@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from polytask.training.semi_supervised import UnlabelledStep
 from polytask.training.step_log import NonFiniteLoss, StepLog
 
 
@@ -63,6 +64,36 @@ def test_penalties_have_means_over_batches_and_must_be_numbers():
         log.add(("a",), torch.ones(1), None, [1], {"distance": torch.tensor(float("nan"))})
 
 
+def test_rows_without_labels_have_means_over_their_entries():
+    log = StepLog(["a", "b"], every=2)
+    sure = UnlabelledStep(torch.tensor(2.0), torch.tensor(0.5), 10)
+    log.add(("a",), torch.ones(1), None, [1], unlabelled={"a": sure, "b": UnlabelledStep(torch.tensor(7.0), None, 3)})
+    # A step in which nothing is labelled.
+    log.add((), torch.empty(0), None, [], unlabelled={"a": UnlabelledStep(torch.tensor(0.5), torch.tensor(0.0), 5)})
+    means = log.epoch_means()
+    assert means == {
+        "a/train/loss": 1.0,
+        "a/train/unlabelled": pytest.approx((2 * 10 + 0.5 * 5) / 15),
+        "a/train/confident": pytest.approx(0.5 * 10 / 15),
+        "b/train/unlabelled": 7.0,
+    }
+    log.add((), torch.empty(0), None, [], unlabelled={"b": UnlabelledStep(torch.tensor(float("inf")), None, 3)})
+    with pytest.raises(NonFiniteLoss, match=r"loss of task 'b' on rows without labels became inf at batch 3"):
+        log.flush()
+
+
+def test_rows_count_what_they_count_in_the_mean_of_a_batch():
+    log = StepLog(["a", "b"], every=2)
+    for a, b, total in ((1.0, 5.0, 0.5), (4.0, 7.0, 1.5), (9.0, 9.0, 0.0)):
+        log.add(("a", "b"), torch.tensor([a, b]), None, [4, 2], totals={"b": torch.tensor(total)})
+    log.add(("a",), torch.tensor([2.0]), None, [2], {"distance": torch.tensor(3.0)})
+    log.flush()
+    means = log.epoch_means()
+    assert means["a/train/loss"] == pytest.approx((4 * (1 + 4 + 9) + 2 * 2) / 14)
+    assert means["b/train/loss"] == pytest.approx((0.5 * 5 + 1.5 * 7) / 2)
+    assert means["sharing/train/distance"] == 3.0
+
+
 def test_an_epoch_goes_on_from_its_state():
     whole, first, second = (StepLog(["a", "b"], every=4) for _ in range(3))
     for number in range(7):
@@ -70,7 +101,9 @@ def test_an_epoch_goes_on_from_its_state():
             if number == 5 and log is second:
                 second.load_state_dict(first.state_dict())
             tasks, losses = ("a", "b")[: 1 + number % 2], torch.tensor([0.1, 0.7])[: 1 + number % 2]
-            log.add(tasks, losses, losses, [3, number][: len(tasks)], {"distance": torch.tensor(float(number))})
+            shown = {"a": UnlabelledStep(torch.tensor(float(number)), torch.tensor(0.25), number + 1)}
+            penalties = {"distance": torch.tensor(float(number))}
+            log.add(tasks, losses, losses, [3, number][: len(tasks)], penalties, unlabelled=shown)
     assert second.state_dict() == whole.state_dict()
     assert second.epoch_means() == whole.epoch_means()
     assert second.batches == 7

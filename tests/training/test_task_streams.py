@@ -14,7 +14,7 @@ from polytask.data.samplers import ByLength, ClassBalanced, Weighted
 from polytask.data.table import Table
 from polytask.errors import UserError
 from polytask.labels import TargetSpec
-from polytask.schedules import Alternating, EpochReport, Joint
+from polytask.schedules import Alternating, Curriculum, EpochReport, Joint
 from polytask.training.plan import Plan, Steps
 from polytask.training.task_streams import Sampling
 
@@ -53,7 +53,7 @@ def rows_of(found, task, epochs=1):
     drawn = []
     for _ in range(epochs):
         for step in found:
-            for batch in step:
+            for batch in step.batches:
                 if batch.has(task):
                     own = batch.labelled[task]
                     drawn.append((batch.rows if own is None else batch.rows[own]).tolist())
@@ -70,8 +70,10 @@ def test_a_turn_of_one_task_has_its_own_batch_size():
 
 
 def test_a_turn_of_several_tasks_has_the_common_batch_size():
-    found = steps(Joint(), own={"a": Sampling(batch_size=2)})
-    assert [len(batch) for step in found for batch in step] == [8] * 6 + [2]
+    found = steps(Curriculum({"b": 2, "c": 2}), own={"a": Sampling(batch_size=20)}, epochs=2)
+    assert [len(batch) for step in found for batch in step.batches] == [20, 20, 10]
+    found.plan.epoch_end(EpochReport())
+    assert [len(batch) for step in found for batch in step.batches] == [8] * 6 + [2]
 
 
 @pytest.mark.parametrize("cache_bytes", [2**30, 0])
@@ -81,7 +83,7 @@ def test_a_joint_step_draws_each_tasks_own_rows_and_they_count_for_it_alone(cach
     # Until the rows of the task that takes longest have been drawn once: 50 by 8, in spite of 20 by 4 and 6 by 6.
     assert len(found) == 7
     numbers = values()
-    for ((batch),) in found:
+    for (batch,), *_ in found:
         assert len(batch) == 8 + 4 + 6
         assert {task: batch.count(task) for task in "abc"} == {"a": 8, "b": 4, "c": 6}
         assert [batch.labelled[task].tolist() for task in "abc"] == [
@@ -113,7 +115,7 @@ def test_each_task_passes_its_own_rows_again_and_again():
 def test_accumulated_batches_each_have_rows_of_every_task():
     found = steps(Joint(draw="tasks"), batches=3, length=4)
     for step in found:
-        assert [{task: batch.count(task) for task in "abc"} for batch in step] == [{"a": 8, "b": 8, "c": 6}] * 3
+        assert [{task: batch.count(task) for task in "abc"} for batch in step.batches] == [{"a": 8, "b": 8, "c": 6}] * 3
     assert len(found.plan) == 12
 
 
@@ -146,11 +148,11 @@ def test_separate_draws_go_on_from_the_middle_of_an_epoch():
     whole = make()
     list(whole)
     whole.plan.epoch_end(EpochReport())
-    expected = [[batch.rows.tolist() for batch in step] for step in whole]
+    expected = [[batch.rows.tolist() for batch in step.batches] for step in whole]
     whole.plan.done = 2
     again = make()
     again.plan.load_state_dict(whole.plan.state_dict())
-    assert [[batch.rows.tolist() for batch in step] for step in again] == expected[2:]
+    assert [[batch.rows.tolist() for batch in step.batches] for step in again] == expected[2:]
 
 
 @pytest.mark.parametrize("schedule", [Joint(draw="tasks"), Alternating()], ids=["joint", "alternating"])
@@ -164,7 +166,7 @@ def test_a_task_has_a_sampler_of_its_own(schedule):
 
 def test_a_sampler_for_all_is_that_of_turns_of_several_tasks_too():
     found = steps(Joint(), sampler=Weighted("w"), length=100)
-    drawn = np.concatenate([batch.rows.numpy() for step in found for batch in step])
+    drawn = np.concatenate([batch.rows.numpy() for step in found for batch in step.batches])
     assert set(drawn % 3) == {1, 2}
     assert chisquare([(drawn % 3 == 1).sum(), (drawn % 3 == 2).sum()], np.array([1, 2]) / 3 * len(drawn)).pvalue > 0.01
 

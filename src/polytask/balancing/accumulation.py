@@ -13,12 +13,9 @@ from polytask.balancing.features import last_parameters
 from polytask.balancing.gradients import clear_about_a_second_pass, flat
 from polytask.balancing.graph import Graph
 from polytask.balancing.precision import without_autocast
-from polytask.balancing.processes import several_processes
+from polytask.balancing.processes import kind_of, kinds_anywhere, several_processes, sum_of_gradients
 from polytask.balancing.stand_ins import stand_in, stand_ins_behind
 from polytask.errors import UserError, closest, listing
-
-_SPARSE, _DENSE = 1, 2
-"""How a process holds a gradient; where they differ, the greater number counts."""
 
 _REACHED, _INNER = 1, 2
 """Whether another shared parameter separates a shared one from the heads."""
@@ -142,7 +139,7 @@ class GradientSum:
             self._values[task] = value
             kinds = {place: int(kind) for place, kind in enumerate(known[:-1].tolist()) if kind}
             # Task by task, so that only one row is there twice.
-            rows[task] = self._exchanged_row(self._rows.pop(task, {}), kinds)
+            rows[task] = sum_of_gradients(self._parameters, self._rows.pop(task, {}), kinds)
         self._rows = rows
         self._places = {place: kind for place, kind in enumerate(flags[-1][:-1].tolist()) if kind}
         self._reduced = True
@@ -236,34 +233,14 @@ class GradientSum:
         How each task's gradient of each parameter is held, and whether the task has a loss; in the last row, what is
         known of the last shared layer.
         """
-        flags = torch.zeros(len(self._tasks) + 1, len(self._parameters) + 1, dtype=torch.uint8)
+        flags = [[0] * (len(self._parameters) + 1) for _ in range(len(self._tasks) + 1)]
         for number, task in enumerate(self._tasks):
-            flags[number, -1] = task in self._values
+            flags[number][-1] = int(task in self._values)
             for place, gradient in self._rows.get(task, {}).items():
-                flags[number, place] = _SPARSE if gradient.is_sparse else _DENSE
+                flags[number][place] = kind_of(gradient)
         for place, kind in self._places.items():
-            flags[-1, place] = kind
-        flags = flags.to(self._parameters[0].device)
-        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        return flags.cpu()
-
-    def _exchanged_row(self, row: dict[int, Tensor], kinds: Mapping[int, int]) -> dict[int, Tensor]:
-        """A task's gradients summed over the processes, one message for all parameters of a device and type."""
-        groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for place in kinds:
-            parameter = self._parameters[place]
-            dtype = torch.promote_types(parameter.dtype, torch.float32)
-            groups.setdefault((parameter.device, dtype), []).append(place)
-        found: dict[int, Tensor] = {}
-        for (_, dtype), places in groups.items():
-            chosen = [self._parameters[place] for place in places]
-            message = torch.cat([flat(row.get(place), p, dtype) for place, p in zip(places, chosen, strict=True)])
-            torch.distributed.all_reduce(message)
-            parts = torch.split(message, [parameter.numel() for parameter in chosen])
-            for place, parameter, part in zip(places, chosen, parts, strict=True):
-                whole = part.view(parameter.shape)
-                found[place] = whole.to_sparse(1) if kinds[place] == _SPARSE else whole
-        return found
+            flags[-1][place] = kind
+        return kinds_anywhere(flags, self._parameters[0].device)
 
 
 def _sum(one: Tensor, other: Tensor) -> Tensor:

@@ -57,6 +57,9 @@ def train(
     shown = Console(file=sys.stderr) if json else Console()
     log_to_console(shown, quiet=quiet)
     from polytask.config import load_config
+
+    # First of all, as what is wrong in it is to show before seconds of imports.
+    loaded = None if config is None else load_config(config, overrides or [])
     from polytask.training.display import Display
     from polytask.training.job import make_job
     from polytask.training.train import resume as resume_run
@@ -66,8 +69,7 @@ def train(
     if resume is not None:
         folder = _stoppable(lambda: resume_run(resume, display=display), resume)
     else:
-        assert config is not None
-        loaded = load_config(config, overrides or [])
+        assert loaded is not None
         if adapt is not None:
             from polytask.training.adapt import adapted
 
@@ -88,6 +90,7 @@ def train(
     if check_auxiliary:
         from polytask.training.auxiliary_check import check_auxiliary as check_run
 
+        assert loaded is not None
         check = check_run(loaded, folder, seeds)
     if json:
         found = {} if check is None else {"auxiliary": check.as_json()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from polytask.config.component import ComponentSpec
@@ -31,6 +32,8 @@ def problems_in(config: Config) -> list[Problem]:
         *_relations(config.model, config.tasks),
         *_criteria(config),
         *_own_training(config),
+        *_mixing(config),
+        *_unlabelled(config),
         *_schedule(config),
     ]
 
@@ -52,6 +55,11 @@ def steering_columns(config: Config) -> list[str]:
     found = [sampler.parameters.get("column") for sampler in samplers if sampler is not None]
     found += [task.parameters.get("sample_weight") for task in config.tasks.values()]
     return list(dict.fromkeys(column for column in found if isinstance(column, str)))
+
+
+def learn_from_unlabelled(config: Config, tasks: Iterable[str]) -> bool:
+    """Whether any of some tasks learns from rows without its label, for which sources without labels are there too."""
+    return any(name in config.training.tasks and config.training.tasks[name].unlabelled is not None for name in tasks)
 
 
 def hide_columns(inputs: Mapping[str, Any], columns: Iterable[str]) -> None:
@@ -188,6 +196,50 @@ def _own_training(config: Config) -> Iterator[Problem]:
                 ("training", "encoders", name),
                 f"there is no input of this name.{closest(name, config.inputs)} The inputs: {listing(config.inputs)}.",
             )
+
+
+def _mixing(config: Config) -> Iterator[Problem]:
+    for name, own in config.training.tasks.items():
+        if own.mixing is None or name not in config.tasks:
+            continue
+        path = ("training", "tasks", name, "mixing")
+        task = config.tasks[name]
+        try:
+            spec = task.cls.target_spec({**task.parameters, "name": name})
+        except UserError:
+            continue  # said where the task is
+        if spec.kind == "numbers":
+            yield Problem(
+                path,
+                f"the task '{name}' ({task.type}) predicts numbers, but mixing is for tasks with classes: "
+                "classification, multi_label. Other tasks see the rows as they are.",
+            )
+        for source, given in config.inputs.items():
+            problem = own.mixing.cls.refusal(source, given.cls.modality)
+            if problem is not None:
+                yield Problem(path, problem)
+
+
+def _unlabelled(config: Config) -> Iterator[Problem]:
+    from polytask.tasks.unlabelled import require_probabilities
+
+    inner = None
+    with suppress(UserError):  # said where the schedule is
+        inner = config.schedule.create().inner
+    for name, own in config.training.tasks.items():
+        if own.unlabelled is None or name not in config.tasks:
+            continue
+        path = ("training", "tasks", name, "unlabelled")
+        if inner is not None:
+            yield Problem(
+                path,
+                f"in the schedule '{config.schedule.type}', steps are taken on trial, and rows without labels have no "
+                "part in them. Leave it out, or take another schedule, such as joint or alternating.",
+            )
+        try:
+            require_probabilities(own.unlabelled.create(), name, config.tasks[name].cls)
+        except UserError as error:
+            yield Problem(path, str(error))
 
 
 def _criteria(config: Config) -> Iterator[Problem]:

@@ -9,7 +9,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, model_validator
 
-from polytask.config.checks import hide_columns, problems_in, steering_columns, target_columns
+from polytask.config.checks import (
+    hide_columns,
+    learn_from_unlabelled,
+    problems_in,
+    steering_columns,
+    target_columns,
+)
 from polytask.config.component import ComponentSpec, make_component
 from polytask.config.data_checks import share_split, source_names, with_joined
 from polytask.config.document import Document, KeyPath, read_document, write_document
@@ -96,7 +102,8 @@ class Config(Section):
         Args:
             task: The task.
             sources: The names of the sources that label it, where there are several: those that are neither among
-                them nor joined with them are left out. None: those that the task names, or else all.
+                them nor joined with them are left out. None: those that the task names, or else all. If it learns from
+                rows without labels, all stay.
 
         Raises:
             UserError: There is no such task.
@@ -113,6 +120,8 @@ class Config(Section):
             alone["tasks"][task]["auxiliary"] = False
         if not isinstance(self.data, DataConfig):
             labelling = source_names(self.tasks[task]) if sources is None else sources
+            if learn_from_unlabelled(self, [task]):
+                labelling = None
             alone["data"] = {name: alone["data"][name] for name in with_joined(self.data, labelling)}
         alone["model"] |= {"sharing": DEFAULTS["model", "sharing"], "relations": [], "init_from": None}
         alone["balancing"] = DEFAULTS["balancing",]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -86,8 +87,7 @@ def _reading(source: DataConfig, path: KeyPath) -> Iterator[Problem]:
 
 
 def _rename(source: DataConfig, path: KeyPath) -> Iterator[Problem]:
-    names = list(source.rename.values())
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for name, times in Counter(source.rename.values()).items() if times > 1]:
         yield Problem((*path, "rename"), f"two columns cannot both be called '{twice[0]}'.")
 
 

@@ -21,6 +21,8 @@ class Kind(StrEnum):
     LR_SCHEDULE = "lr_schedule"
     SCHEDULE = "schedule"
     SAMPLER = "sampler"
+    MIXING = "mixing"
+    UNLABELLED = "unlabelled"
     ORDER = "order"
 
     @property
@@ -32,9 +34,10 @@ class Kind(StrEnum):
 def family_of(kind: Kind) -> Family[Any]:
     """The family of a kind; all are imported when the first is asked for, as a configuration needs each."""
     from polytask import balancing, encoders, schedules, sharing, tasks
-    from polytask.data import inputs, samplers
+    from polytask.data import inputs, mixing, samplers
     from polytask.optimization import lr_schedules, optimizers
     from polytask.sharing import relations
+    from polytask.tasks import unlabelled
 
     families: dict[Kind, Family[Any]] = {
         Kind.INPUT: inputs.family,
@@ -47,6 +50,8 @@ def family_of(kind: Kind) -> Family[Any]:
         Kind.LR_SCHEDULE: lr_schedules.family,
         Kind.SCHEDULE: schedules.family,
         Kind.SAMPLER: samplers.family,
+        Kind.MIXING: mixing.family,
+        Kind.UNLABELLED: unlabelled.family,
         Kind.ORDER: schedules.orders.family,
     }
     return families[kind]

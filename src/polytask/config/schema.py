@@ -36,6 +36,8 @@ OptimizerSpec = Annotated[ComponentSpec, OfKind(Kind.OPTIMIZER)]
 ScheduleSpec = Annotated[ComponentSpec, OfKind(Kind.SCHEDULE)]
 SamplerSpec = Annotated[ComponentSpec, OfKind(Kind.SAMPLER)]
 OptionalSampler = Annotated[ComponentSpec | None, OfKind(Kind.SAMPLER, optional=True)]
+OptionalMixing = Annotated[ComponentSpec | None, OfKind(Kind.MIXING, optional=True)]
+OptionalUnlabelled = Annotated[ComponentSpec | None, OfKind(Kind.UNLABELLED, optional=True)]
 LRScheduleSpec = Annotated[ComponentSpec, OfKind(Kind.LR_SCHEDULE)]
 
 Criterion = str
@@ -249,6 +251,10 @@ class TaskTrainingConfig(RatesConfig):
     `training.batch_size`."""
     sampler: OptionalSampler = None
     """In which order, and how often, rows are drawn for this task alone; null: as `training.sampler` says."""
+    mixing: OptionalMixing = None
+    """How rows are mixed with each other for this task, a `classification` or `multi_label`; null: not at all."""
+    unlabelled: OptionalUnlabelled = None
+    """What it learns from rows that it has no label for; null: nothing."""
 
 
 class TrainingConfig(Section):
@@ -263,6 +269,9 @@ class TrainingConfig(Section):
     """Steps after which a checkpoint is written within an epoch too, for epochs that take long; null: none."""
     batch_size: int = Field(64, ge=1)
     """Rows in one batch."""
+    unlabelled_batch_size: int | None = Field(None, ge=1)
+    """Rows without labels in one step, where a task learns from them (`training.tasks.NAME.unlabelled`); null:
+    `training.batch_size`."""
     sampler: SamplerSpec = Field(default_factory=lambda: make_component(Kind.SAMPLER, DEFAULTS["training", "sampler"]))
     """In which order, and how often, rows are drawn."""
     tasks: dict[str, TaskTrainingConfig] = Field(default_factory=dict)
@@ -306,6 +315,9 @@ class TrainingConfig(Section):
     """Processes that prepare batches; 0: none beside the training itself."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device; `auto`: a GPU where there is one."""
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """How many devices train together, each in a process of its own with its part of every batch; `auto`: all GPUs. On
+    the CPU: that many processes."""
     tensorboard: bool = True
     """Whether to write curves for TensorBoard."""
     log_every: int = Field(20, ge=1)

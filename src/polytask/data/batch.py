@@ -12,6 +12,25 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Partners:
+    """What rows have from other rows that were mixed into them, one each; see `polytask.data.mixing`.
+
+    Attributes:
+        targets: As in `Batch`, for each task of the batch.
+        masks: As in `Batch`.
+        weights: As in `Batch`, for each task.
+    """
+
+    targets: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+
+    def map(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Partners:
+        """The same with `function` applied to targets, masks and weights."""
+        return Partners(function(self.targets), function(self.masks), function(self.weights))
+
+
+@dataclass(frozen=True)
 class Batch:
     """B rows, encoded.
 
@@ -24,6 +43,8 @@ class Batch:
             the batch is on the CPU, so that a step never waits for the device to learn which tasks are in it.
         rows: The rows' positions in their table, int64 `[B]`.
         weights: What each row counts in a task's mean loss, float32 `[B]`; no entry: all the same.
+        partners: The second labels of mixed rows, where `inputs` are the mixed ones; the weights here and there then
+            hold the two shares. None: the rows are not mixed.
     """
 
     inputs: Mapping[str, Any]
@@ -32,6 +53,7 @@ class Batch:
     labelled: Mapping[str, Tensor | None]
     rows: Tensor
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    partners: Partners | None = None
 
     @staticmethod
     def of(
@@ -40,10 +62,15 @@ class Batch:
         masks: Mapping[str, Tensor],
         rows: Tensor,
         weights: Mapping[str, Tensor] | None = None,
+        *,
+        partners: Partners | None = None,
     ) -> Batch:
         """A batch with `labelled` derived from the masks."""
-        labelled = {task: _labelled_rows(mask) for task, mask in masks.items()}
-        return Batch(inputs, targets, masks, labelled, rows, weights or {})
+        labelled = {}
+        for task, mask in masks.items():
+            known = _any(mask)
+            labelled[task] = _numbers(known if partners is None else known | _any(partners.masks[task]))
+        return Batch(inputs, targets, masks, labelled, rows, weights or {}, partners)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -71,12 +98,60 @@ class Batch:
             masks=others(self.masks),
             labelled=others(self.labelled),
             weights=others(self.weights),
+            partners=None if self.partners is None else self.partners.map(others),
+        )
+
+    def only(self, tasks: Collection[str]) -> Batch:
+        """The rows that are labelled for any of some tasks, with what is known of these tasks alone.
+
+        On a device, it is waited for where several tasks have labels in some rows each, and else not.
+        """
+        kept = self.without([task for task in self.labelled if task not in tasks])
+        known = [rows for rows in kept.labelled.values() if rows is not None]
+        if not known or len(known) < len(kept.labelled):
+            return kept
+        rows = known[0] if len(known) == 1 else torch.unique(torch.cat(known))
+        if len(rows) == len(self):
+            return kept
+        labelled = {
+            task: None if each is None or len(each) == len(rows) else torch.searchsorted(rows, each)
+            for task, each in kept.labelled.items()
+        }
+        return replace(kept._map(lambda tensor: tensor[rows], only_rows=True), labelled=labelled)
+
+    def paired(self, inputs: Mapping[str, Any], partners: Tensor, share: float) -> Batch:
+        """Mixed rows: each with another row's labels beside its own.
+
+        Args:
+            inputs: The mixed inputs.
+            partners: int64 `[B]`: for each row, the row of this batch that is mixed into it; each is one's partner.
+            share: What a row keeps of what its own label counts; its partner's counts the rest, up to 1.
+        """
+        partners = partners.to(self.rows.device)
+        weights = {}
+        for task, target in self.targets.items():
+            known = self.weights.get(task)
+            weights[task] = torch.ones(len(self), device=target.device) if known is None else known
+        labelled: dict[str, Tensor | None] = {}
+        for task, rows in self.labelled.items():
+            labelled[task] = None
+            if rows is not None:
+                mask = torch.zeros(len(self), dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+                labelled[task] = _numbers(mask | mask[partners])
+        second = Partners(self.targets, self.masks, {task: weight * (1 - share) for task, weight in weights.items()})
+        return replace(
+            self,
+            inputs=inputs,
+            labelled=labelled,
+            weights={task: weight * share for task, weight in weights.items()},
+            partners=second.map(partial(_over, lambda tensor: tensor[partners])),
         )
 
     def part(self, rows: Tensor) -> Batch:
         """Some of the rows, by their numbers in this batch; on a device, it is waited for."""
         smaller = self._map(lambda tensor: tensor[rows.to(tensor.device)], only_rows=True)
-        return Batch.of(smaller.inputs, smaller.targets, smaller.masks, smaller.rows, smaller.weights)
+        known = smaller.targets, smaller.masks, smaller.rows, smaller.weights
+        return Batch.of(smaller.inputs, *known, partners=smaller.partners)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -97,6 +172,7 @@ class Batch:
             labelled=self.labelled if only_rows else over(self.labelled),
             rows=over(self.rows),
             weights=over(self.weights),
+            partners=None if self.partners is None else self.partners.map(over),
         )
 
 
@@ -107,6 +183,11 @@ def _over(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return {name: _over(function, part) for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
-def _labelled_rows(mask: Tensor) -> Tensor | None:
-    labelled = mask if mask.ndim == 1 else mask.any(dim=1)
+def _any(mask: Tensor) -> Tensor:
+    """The rows with at least one label, bool `[B]`."""
+    return mask if mask.ndim == 1 else mask.any(dim=1)
+
+
+def _numbers(labelled: Tensor) -> Tensor | None:
+    """The numbers of some rows, given as bool `[B]`; None: all."""
     return None if bool(labelled.all()) else labelled.nonzero().squeeze(1)

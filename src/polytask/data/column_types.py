@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import pyarrow as pa
@@ -52,7 +53,7 @@ def check_names(columns: Sequence[str], source: str) -> None:
     """
     if not columns:
         raise UserError(f"{source} has no columns.")
-    repeated = sorted({name for name in columns if list(columns).count(name) > 1})
+    repeated = sorted(name for name, times in Counter(columns).items() if times > 1)
     if repeated:
         raise UserError(f"{source} has more than one column called {listing(repeated)}. Rename all but one of them.")
 
@@ -72,14 +73,14 @@ class AbsentColumns(UserError):
         self.names = tuple(names)
 
 
-def check_types(types: Mapping[str, ColumnType], columns: Iterable[str], source: str) -> None:
+def check_types(types: Mapping[str, ColumnType], columns: Sequence[str], source: str) -> None:
     """Make sure that every column whose type the user set exists.
 
     Raises:
         AbsentColumns: Some do not.
     """
-    columns = list(columns)
-    if absent := [name for name in types if name not in columns]:
+    known = set(columns)
+    if absent := [name for name in types if name not in known]:
         raise AbsentColumns(absent, columns, source)
 
 

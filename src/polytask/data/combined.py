@@ -15,9 +15,9 @@ from polytask.data.column_types import ColumnType
 from polytask.data.joined import JoinedTable, nulls
 from polytask.data.keys import check_key_columns, check_keys
 from polytask.data.source import Source, groups_of
-from polytask.data.table import Table
+from polytask.data.table import Absence, Table
 from polytask.data.united_columns import unite_columns
-from polytask.errors import listing
+from polytask.errors import UserError, closest, listing
 from polytask.labels import TargetSpec
 
 
@@ -86,7 +86,15 @@ class CombinedTable(Table):
     def folder_of(self, row: int, column: str) -> Path | None:
         """See `Table.folder_of`: that of the row's source."""
         block = self._block(row)
-        return block.table.folder_of(row - block.start, column) if column in block.table.columns else None
+        return block.table.folder_of(row - block.start, column) if block.table.has(column) else None
+
+    def absence(self, row: int, column: str) -> Absence:
+        """See `Table.absence`: what the row's source lacks."""
+        block = self._block(row)
+        if block.table.has(column):
+            return block.table.absence(row - block.start, column)
+        lacks = f": {block.table.source}, of the source {listing(block.sources)}, has no column '{column}'"
+        return Absence(lacks, ("Give it one, or its column of another name this name with `rename`", "leave it out"))
 
     def sources_of(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Which sources each of some rows comes from, bool `[B, sources]`.
@@ -148,6 +156,35 @@ def combine(sources: Sequence[Source], targets: Mapping[str, TargetSpec]) -> Com
     return CombinedTable([source.name for source in sources], list(_blocks(groups)), united.targets)
 
 
+def columns_to_split_by(sources: Sequence[Source], columns: Sequence[str]) -> Table:
+    """What the rows of joined sources are split by: some of the columns, as the sources call them, and the key.
+
+    The rows are those of the joined table, in its order. But the columns are the sources' own, so that tasks change
+    nothing: a target of one source may have another name in the joined table, or not be in it.
+
+    Args:
+        sources: Sources with a key.
+        columns: The columns; the key of one of the sources is the key of all.
+
+    Raises:
+        UserError: No source has such a column, or it is not the same in all that have it.
+    """
+    held = list(dict.fromkeys(column for source in sources for column in source.tables["train"].columns))
+    for column in columns:
+        if column not in held:
+            raise UserError(
+                f"None of the joined sources {listing(source.name for source in sources)} has a column '{column}'."
+                f"{closest(column, held)} Their columns: {listing(held, limit=30)}."
+            )
+    first = str(sources[0].key)
+    parts = []
+    for source in sources:
+        table = source.tables["train"]
+        wanted = [(column, column) for column in columns if column != first and table.has(column)]
+        parts.append(replace(source, tables={"train": table.arranged([(first, str(source.key)), *wanted])}, key=first))
+    return combine(parts, {}).blocks[0].table
+
+
 def located(targets: Mapping[str, TargetSpec], table: Table) -> dict[str, TargetSpec]:
     """The same targets, with the columns that they have in this table: those of some sources can have another name."""
     if not isinstance(table, CombinedTable):
@@ -186,7 +223,7 @@ def _concatenated(tables: Sequence[Table], columns: Sequence[str]) -> pa.Table:
 def _with_all_columns(table: Table, schema: pa.Schema) -> pa.Table:
     arrays = [
         table.arrow(field.name)
-        if field.name in table.columns
+        if table.has(field.name)
         else pa.chunked_array(nulls(len(table), field.type), field.type)
         for field in schema
     ]

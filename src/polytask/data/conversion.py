@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -117,6 +117,29 @@ def convert(values: Values, wanted: ColumnType) -> Values:
         return pc.cast(values, pa.string())
     index = pc.index(pc.is_valid(values), True).as_py()
     raise BadValue(index, _problem(values[index], wanted))
+
+
+def convert_columns(data: pa.Table, types: Mapping[str, ColumnType], locate: Callable[[int], str]) -> pa.Table:
+    """A table with columns converted to the types that the user set.
+
+    Args:
+        data: The table.
+        types: By column; others stay as they are.
+        locate: Says where a row stands, by its position.
+
+    Raises:
+        UserError: A value cannot be read so.
+    """
+    fields, values = list(data.schema), list(data.columns)
+    for position, field in enumerate(fields):
+        wanted = types.get(field.name)
+        if wanted is not None and changes_storage(field.type, wanted):
+            try:
+                values[position] = convert(values[position], wanted)
+            except BadValue as error:
+                raise bad_type(locate(error.index), field.name, wanted, error) from error
+            fields[position] = pa.field(field.name, values[position].type)
+    return pa.Table.from_arrays(values, schema=pa.schema(fields, metadata=data.schema.metadata))
 
 
 def stored_as(values: pa.ChunkedArray, storage: pa.DataType) -> pa.ChunkedArray:

@@ -75,20 +75,30 @@ class EncodedRows(Dataset[Fetched]):
     @property
     def costly(self) -> bool:
         """Whether a batch costs enough to be worth worker processes."""
-        augmenting = self._seed is not None and any(source.augments for source in self._inputs.values())
-        return bool(self._streamed) or augmenting
+        return bool(self._streamed) or self.augmented
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def labelled(self, task: str) -> np.ndarray:
-        """Which of the rows have a label for `task`, bool `[N]`; reads what is not in memory."""
+    def labelled(self, task: str, *, wholly: bool = False) -> np.ndarray:
+        """Which of the rows have a label for `task`, bool `[N]`; reads what is not in memory.
+
+        Args:
+            task: The task.
+            wholly: Whether to count only rows that lack none of the task's labels.
+        """
+        counted = _all if wholly else _any
         if task in self._kept_targets:
             mask = self._kept_targets[task].tensors.get("mask")
-            return np.ones(len(self), dtype=bool) if mask is None else _any(mask)
+            return np.ones(len(self), dtype=bool) if mask is None else counted(mask)
         target = self._targets[task]
         parts = self._table.batches(target.spec.columns, self.rows, size=_TARGET_ROWS)
-        return np.concatenate([_any(target.encode(part, rows, self._table)[1]) for rows, part in parts])
+        return np.concatenate([counted(target.encode(part, rows, self._table)[1]) for rows, part in parts])
+
+    @property
+    def augmented(self) -> bool:
+        """Whether a row looks different each time."""
+        return self._seed is not None and any(source.augments for source in self._inputs.values())
 
     def classes(self, task: str) -> np.ndarray:
         """int64 `[N]`: the class of each row, by its number; 0 where there is none; reads what is not in memory.
@@ -157,10 +167,12 @@ class EncodedRows(Dataset[Fetched]):
         return found
 
     def __getitem__(self, request: Request) -> Fetched:
+        if not len(request.positions):
+            return Fetched(_nothing(), {}, 0, None, request.step, request.view)
         try:
             return self._fetch(request)
         except UserError as error:
-            return Fetched(Batch({}, {}, {}, {}, torch.empty(0, dtype=torch.int64)), {}, 0, str(error))
+            return Fetched(_nothing(), {}, 0, str(error))
 
     def _fetch(self, request: Request) -> Fetched:
         positions = request.positions
@@ -174,7 +186,7 @@ class EncodedRows(Dataset[Fetched]):
             rows = rows[kept]
             encodings = {name: Encoding(encoding.values.select(kept)) for name, encoding in encodings.items()}
             labels = {task: dense.select(kept) for task, dense in labels.items()}
-        draws = None if self._seed is None else Draws(self._seed, request.epoch)
+        draws = None if self._seed is None else Draws(self._seed, request.epoch, gentle=request.view == 0)
         inputs = {name: self._inputs[name].collate(encodings[name].values, rows, draws) for name in self._inputs}
         empty = sum(encoding.empty for encoding in encodings.values())
         targets, masks, weights = (
@@ -182,7 +194,7 @@ class EncodedRows(Dataset[Fetched]):
             for name in ("target", "mask", "weight")
         )
         batch = Batch.of(inputs, targets, masks, torch.from_numpy(rows), weights)
-        return Fetched(batch, failures, empty, None, request.step)
+        return Fetched(batch, failures, empty, None, request.step, request.view)
 
     def _encoding(self, name: str, positions: np.ndarray, rows: np.ndarray, part: pa.Table | None) -> Encoding:
         if name in self._kept_inputs:
@@ -270,6 +282,10 @@ class EncodedRows(Dataset[Fetched]):
         return Encoding(type(parts[0]).join(parts), failures, empty)
 
 
+def _nothing() -> Batch:
+    return Batch({}, {}, {}, {}, torch.empty(0, dtype=torch.int64))
+
+
 def _among(labels: Dense, start: int, rows: int) -> Dense:
     """Labels of some rows, from the one at `start` on, as those of all `rows`, the others of which have none."""
     tensors = {}
@@ -286,3 +302,7 @@ def _without(rows: np.ndarray, failures: Mapping[int, str]) -> np.ndarray:
 
 def _any(mask: Tensor) -> np.ndarray:
     return (mask if mask.ndim == 1 else mask.any(dim=1)).numpy()
+
+
+def _all(mask: Tensor) -> np.ndarray:
+    return (mask if mask.ndim == 1 else mask.all(dim=1)).numpy()

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from polytask.data.column_types import ColumnType, plain_type
 from polytask.data.keys import codes_of
-from polytask.data.table import Table
-from polytask.errors import UserError
+from polytask.data.table import Absence, Table
+from polytask.errors import UserError, listing
 
 PIECE = 65_536
 """Rows that are put together at a time."""
@@ -32,6 +32,7 @@ class JoinedTable(Table):
 
     Attributes:
         tables: As given.
+        key: As given.
         positions: For each table, int64 `[rows]`: where the row stands in it, -1 where it does not have it.
 
     Raises:
@@ -40,9 +41,10 @@ class JoinedTable(Table):
 
     def __init__(self, tables: Mapping[str, Table], key: str) -> None:
         self.tables = dict(tables)
-        self._key = key
+        self.key = key
         self.positions = _positions([table.column(key) for table in tables.values()])
         members = list(tables.values())
+        self._lacking: dict[str, int] = {}
         columns = list(dict.fromkeys(column for table in members for column in table.columns))
         reopen = partial(_join, members, self.positions, key, columns)
         types: dict[str, ColumnType] = {}
@@ -63,11 +65,30 @@ class JoinedTable(Table):
     def folder_of(self, row: int, column: str) -> Path | None:
         """See `Table.folder_of`: that of the table whose value the row has."""
         found = zip(self.tables.values(), self.positions, strict=True)
-        holders = [(table, rows[row : row + 1]) for table, rows in found if rows[row] >= 0 and column in table.columns]
+        holders = [(table, rows[row : row + 1]) for table, rows in found if rows[row] >= 0 and table.has(column)]
         for table, place in holders:
             if len(holders) == 1 or table.take(place, [column]).column(0).null_count == 0:
                 return table.folder_of(int(place[0]), column)
         return None
+
+    def absence(self, row: int, column: str) -> Absence:
+        """See `Table.absence`: which of the tables lack the row."""
+        members = dict(zip(self.tables, self.positions, strict=True))
+        holders = [name for name in members if self.tables[name].has(column)]
+        if any(members[name][row] >= 0 for name in holders):
+            return super().absence(row, column)
+        others = [name for name in members if members[name][row] >= 0]
+        if column not in self._lacking:
+            self._lacking[column] = int(np.logical_and.reduce([members[name] < 0 for name in holders]).sum())
+        more = self._lacking[column] - 1
+        have = f"{listing(holders)}, which {'has' if len(holders) == 1 else 'have'} the column '{column}'"
+        does = "does" if len(holders) == 1 else "do"
+        key = self.take(np.array([row]), [self.key]).column(0)[0].as_py()
+        reason = (
+            f": the row ({self.key} {key!r}) is in the source {listing(others)} only; {have}, {does} not have it"
+            + f". The same is true of {more:,} more row{'s' * (more > 1)}" * (more > 0)
+        )
+        return Absence(reason, (f"Add it to {listing(holders)}", f"take it out of {listing(others)}"))
 
     def sources_of(self, rows: np.ndarray) -> np.ndarray:
         """Which tables have each of some rows, bool `[B, tables]`."""
@@ -76,7 +97,7 @@ class JoinedTable(Table):
     @cached_property
     def fingerprint(self) -> str:
         """See `Table.fingerprint`."""
-        parts = [self._key, *(f"{name} {table.fingerprint}" for name, table in self.tables.items())]
+        parts = [self.key, *(f"{name} {table.fingerprint}" for name, table in self.tables.items())]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

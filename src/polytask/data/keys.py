@@ -100,7 +100,7 @@ _CALLED = {"train": "training", "valid": "validation"}
 
 
 def _check_column(source: Source, key: str, table: Table) -> None:
-    if key not in table.columns:
+    if not table.has(key):
         raise UserError(
             f"{table.source} has no column '{key}', the key of the source '{source.name}'."
             f"{closest(key, table.columns)} Its columns: {listing(table.columns, limit=30)}."

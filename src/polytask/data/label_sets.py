@@ -63,7 +63,7 @@ class LabelsTarget(Target):
         if len(self.spec.columns) > 1:
             return True
         storage = table.take(rows[:1], self.spec.columns).schema.field(0).type
-        return not (is_list(storage) or is_text(storage) or pa.types.is_null(storage))
+        return not (holds_lists(storage) or pa.types.is_null(storage))
 
     def _classes(self, table: Table, rows: np.ndarray) -> tuple[str, ...]:
         if self._yes_no:
@@ -123,18 +123,11 @@ class LabelsTarget(Target):
         mask = np.repeat(lists.present[:, None], len(classes), axis=1)
         return torch.from_numpy(target), torch.from_numpy(mask)
 
-    def _lists(self, part: pa.Table) -> _Lists:
-        column = part.column(self.spec.columns[0]).combine_chunks()
-        if not is_list(column.type):
-            text = class_names(column)
-            column = pc.split_pattern(text, pattern=self.spec.separator)
-            names = class_names(pc.utf8_trim_whitespace(pc.list_flatten(column)))
-        else:
-            names = class_names(pc.list_flatten(column))
-        return _Lists(names, np.asarray(pc.list_parent_indices(column)), np.asarray(pc.is_valid(column)))
+    def _lists(self, part: pa.Table) -> LabelLists:
+        return lists_in(part.column(self.spec.columns[0]), self.spec.separator)
 
 
-class _Lists(NamedTuple):
+class LabelLists(NamedTuple):
     """The classes of some rows, one after the other.
 
     Attributes:
@@ -146,3 +139,24 @@ class _Lists(NamedTuple):
     names: pa.Array
     rows: np.ndarray
     present: np.ndarray
+
+
+def holds_lists(storage: pa.DataType) -> bool:
+    """Whether a column of this plain Arrow type has the names of classes, several a row, and not yes or no."""
+    return is_list(storage) or is_text(storage)
+
+
+def lists_in(column: pa.ChunkedArray, separator: str) -> LabelLists:
+    """The classes of some rows.
+
+    Args:
+        column: Lists, or text with a separator.
+        separator: The separator.
+    """
+    lists = column.combine_chunks()
+    if is_list(lists.type):
+        names = class_names(pc.list_flatten(lists))
+    else:
+        lists = pc.split_pattern(class_names(lists), pattern=separator)
+        names = class_names(pc.utf8_trim_whitespace(pc.list_flatten(lists)))
+    return LabelLists(names, np.asarray(pc.list_parent_indices(lists)), np.asarray(pc.is_valid(lists)))

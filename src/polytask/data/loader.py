@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from polytask.data.batch import Batch
 from polytask.data.encoded_rows import EncodedRows
-from polytask.data.request import Fetched, Request
+from polytask.data.request import Fetched, Request, Share
 from polytask.data.streams import Stream
 from polytask.data.table import Table
 from polytask.errors import UserError
@@ -47,30 +47,39 @@ class Loader:
         order: Which of them make up which batch.
         workers: Processes that prepare batches. None is started where batches are ready in memory.
         pin_memory: Put batches into page-locked memory, from where they reach a GPU sooner.
+        share: The part of each batch that is this process's work.
 
     Raises:
         UserError: There is no row.
     """
 
     def __init__(
-        self, encoded: EncodedRows, table: Table, order: Order, *, workers: int = 0, pin_memory: bool = False
+        self,
+        encoded: EncodedRows,
+        table: Table,
+        order: Order,
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+        share: Share = Share(),  # noqa: B008 (a tuple)
     ) -> None:
         if workers < 0:
             raise UserError(f"workers is {workers}, but must be at least 0.")
         self._table = table
         self._encoded = encoded
         self._unreadable: dict[int, str] = {}
-        self._report(encoded.failures)
+        self.note_unreadable(encoded.failures)
         self._empty_reported = False
         self._report_empty(encoded.empty)
         if len(encoded) == 0:
             raise UserError(f"{table.source}: there is no row to make a batch of.")
         self.order = order
+        self._share = share
         self._workers = workers if encoded.costly else 0
         self._loader = DataLoader(
             encoded,
             batch_size=None,
-            sampler=_Requests(order),
+            sampler=_Requests(order, share),
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             pin_memory=pin_memory,
@@ -84,9 +93,12 @@ class Loader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the current epoch; those of which no row can be read are left out."""
+        """The batches of the current epoch; those of which no row can be read are left out.
+
+        Not where several processes have their parts of each batch: they count batches together.
+        """
         fetched = self.fetched()
-        return (each.batch for each in fetched if len(each.batch))
+        return (each.batch for each in fetched if len(each.batch) or self._share.processes > 1)
 
     def fetched(self) -> Iterator[Fetched]:
         """What became of each request of the current epoch.
@@ -123,13 +135,13 @@ class Loader:
         for each in fetched:
             if each.error is not None:
                 raise UserError(each.error)
-            self._report(each.failures)
-            empty += each.empty
+            self.note_unreadable(each.failures)
+            empty += each.empty if each.view is None else 0
             yield each
         self._report_empty(empty)
 
-    def _report(self, failures: Mapping[int, str]) -> None:
-        """Log rows that are left out, once each."""
+    def note_unreadable(self, failures: Mapping[int, str]) -> None:
+        """Note rows that are left out, by their position in the table, and log each once."""
         for row, problem in failures.items():
             if row not in self._unreadable:
                 self._unreadable[row] = problem
@@ -198,14 +210,15 @@ class Shuffled(Order):
 class _Requests(Sampler[Request]):
     """An order as the DataLoader wants it."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, share: Share) -> None:
         self._order = order
+        self._share = share
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self._order)
+        return map(self._share.of, self._order)
 
 
 def _as_it_is(fetched: Any) -> Any:

@@ -13,6 +13,7 @@ from polytask.data.encoded_rows import EncodedRows
 from polytask.data.inputs import Input
 from polytask.data.inputs.input import require_column
 from polytask.data.loader import InOrder, Loader, Order, Shuffled
+from polytask.data.request import Share
 from polytask.data.streams import Stream, shuffled
 from polytask.data.table import Table
 from polytask.data.target import Target
@@ -97,6 +98,7 @@ class Preparation:
         targets: bool | Collection[str] = True,
         order: Callable[[EncodedRows], Order] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        share: Share = Share(),  # noqa: B008 (a tuple)
     ) -> Loader:
         """Batches of some rows. Rows without labels are among them, with false masks.
 
@@ -112,6 +114,7 @@ class Preparation:
             order: Makes what says which rows make up which batch; None: all rows, in another order each epoch if they
                 are for training.
             cache_bytes: Inputs are encoded once and kept in memory up to so many bytes, the others for each batch.
+            share: The part of each batch that is this process's work.
 
         Raises:
             UserError: A column is not there, or a row cannot be read.
@@ -133,7 +136,7 @@ class Preparation:
         )
         if order is None:
             order = partial(_all_rows, batch_size=batch_size, seed=seed if training else None)
-        return Loader(encoded, table, order(encoded), workers=workers, pin_memory=pin_memory)
+        return Loader(encoded, table, order(encoded), workers=workers, pin_memory=pin_memory, share=share)
 
     def state_dict(self) -> dict[str, Any]:
         """All that was learned, ready for JSON."""

@@ -29,7 +29,7 @@ class Source:
 
     def has(self, column: str) -> bool:
         """Whether one of its tables has a column."""
-        return any(column in table.columns for table in self.tables.values())
+        return any(table.has(column) for table in self.tables.values())
 
 
 def groups_of(sources: list[Source]) -> list[list[Source]]:

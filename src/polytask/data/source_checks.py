@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polytask.data.class_names import class_names, in_order
+from polytask.data.label_sets import holds_lists, lists_in
 from polytask.data.source import Source, groups_of
 from polytask.errors import UserError, closest, listing
 from polytask.labels import TargetSpec
@@ -20,12 +21,13 @@ _LARGEST_SET = 10_000
 """More classes than this are not compared: the column is none of classes."""
 
 
-def check_tasks(sources: Sequence[Source], targets: Mapping[str, TargetSpec]) -> None:
+def check_tasks(sources: Sequence[Source], targets: Mapping[str, TargetSpec], *, unlabelled: bool = False) -> None:
     """Make sure that each task has a source, and each source a task.
 
     Args:
         sources: The sources.
         targets: How each task's target is to be read.
+        unlabelled: Whether a task learns from rows without its label: then sources need not have any.
 
     Raises:
         UserError: A task's columns are in none of its sources, a source that a task names does not have them, or no
@@ -44,7 +46,7 @@ def check_tasks(sources: Sequence[Source], targets: Mapping[str, TargetSpec]) ->
                         f"{closest(column, source.columns)} Its columns: {listing(source.columns, limit=30)}. Take it "
                         "out of the task's `sources`, or give the column that name with `rename`."
                     )
-    for group in groups_of(list(sources)):
+    for group in groups_of(list(sources)) if not unlabelled else ():
         if not any(_labels(spec, source) for spec in targets.values() for source in group):
             raise _no_task(group, targets)
 
@@ -56,14 +58,14 @@ def check_class_names(sources: Sequence[Source], targets: Mapping[str, TargetSpe
         UserError: Two sources have no class in common.
     """
     for task, spec in targets.items():
-        if spec.kind != "category" or spec.classes is not None:
+        if spec.kind == "numbers" or len(spec.columns) > 1 or spec.classes is not None:
             continue
         column = spec.columns[0]
         sets = {
             source.name: found
             for source in sources
-            if _labels(spec, source) and column in source.tables["train"].columns
-            if (found := _classes(source, column)) is not None
+            if _labels(spec, source) and source.tables["train"].has(column)
+            if (found := _classes(source, spec)) is not None
         }
         for (here, one), (there, other) in combinations(sets.items(), 2):
             named = (
@@ -105,18 +107,22 @@ def _no_task(group: Sequence[Source], targets: Mapping[str, TargetSpec]) -> User
     return UserError(
         f"{which} labels no task: none of its columns is the target of a task that reads from it.{near} Its columns: "
         f"{listing(held, limit=30)}. The tasks' targets: {listing(columns, limit=30)}. Take the source out, give the "
-        "column with its labels a target's name with `rename`, or add it to the task's `sources`."
+        "column with its labels a target's name with `rename`, or add it to the task's `sources`. Rows without labels "
+        "are for tasks with training.tasks.NAME.unlabelled."
     )
 
 
-def _classes(source: Source, column: str) -> set[str] | None:
-    """The names of the classes in a source, None where there is no label or far too many for classes."""
+def _classes(source: Source, spec: TargetSpec) -> set[str] | None:
+    """The names of the classes in a source; None where there is none, far too many for classes, or yes and no."""
+    several = spec.kind == "labels"
     found: set[str] = set()
-    for _, part in source.tables["train"].batches([column]):
+    for _, part in source.tables["train"].batches(spec.columns):
         values = part.column(0)
-        if pa.types.is_nested(values.type):
+        readable = holds_lists(values.type) if several else not pa.types.is_nested(values.type)
+        if not readable:
             return None
-        found.update(pc.unique(class_names(values)).drop_null().to_pylist())
+        names = lists_in(values, spec.separator).names if several else class_names(values)
+        found.update(pc.unique(names).drop_null().to_pylist())
         if len(found) > _LARGEST_SET:
             return None
     return found or None

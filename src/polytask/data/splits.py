@@ -250,7 +250,11 @@ def _from_column(table: Table, column: str) -> Split:
     values = pc.cast(_values(table, column), pa.string()).combine_chunks().dictionary_encode()
     if values.null_count:
         row = int(pc.index(pc.is_null(values), True).as_py())
-        raise UserError(f"{table.locate(row)}: the column '{column}' does not say which part the row is in.")
+        reason, ways = table.absence(row, column)
+        raise UserError(
+            f"{table.locate(row)}: the column '{column}' does not say which part the row is in{reason}. {ways[0]}, or "
+            f"{ways[1]}."
+        )
     names = values.dictionary.to_pylist()
     codes = values.indices.to_numpy()
     for code, name in enumerate(names):

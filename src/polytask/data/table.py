@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from polytask.data.column_types import (
     SAMPLE_ROWS,
@@ -22,14 +21,27 @@ from polytask.data.column_types import (
     is_text,
     plain_type,
 )
-from polytask.data.conversion import BadValue, as_numbers, bad_type, changes_storage, convert, stored_as
+from polytask.data.conversion import as_numbers, convert_columns
+from polytask.data.python_values import as_arrow
+from polytask.data.stored_rows import Reopen, StoredRows, arranged
 from polytask.errors import UserError, closest, listing
 
 _COPIED_BYTES = 1 << 30
 """Larger tables in memory stay in their chunks: they may be someone's memory map."""
 
-Reopen = Callable[[], pa.Table]
 LineOf = Callable[[int], int | None]
+
+
+class Absence(NamedTuple):
+    """Why a cell has no value, and what can be done.
+
+    Attributes:
+        reason: Ends a sentence that says that there is none: nothing where the cell itself is empty.
+        ways: Two ways to mend it, as sentences without their ends.
+    """
+
+    reason: str
+    ways: tuple[str, str]
 
 
 class Table:
@@ -70,7 +82,11 @@ class Table:
             raise UserError(f"{source} has no rows.")
         set_types = dict(types or {})
         check_types(set_types, self.columns, source)
-        self._attach(self._typed(data, set_types) if reopen is None else data)
+        if reopen is None:
+            if data.nbytes <= _COPIED_BYTES:
+                data = data.combine_chunks()
+            data = convert_columns(data, set_types, self.locate)
+        self._rows = StoredRows(data)
         self._types = {**self._infer(set_types), **set_types}
 
     @classmethod
@@ -99,32 +115,19 @@ class Table:
         """
         if isinstance(data, Table):
             return data
-        if isinstance(data, pa.RecordBatch):
-            data = pa.Table.from_batches([data])
-        if isinstance(data, pa.Table):
-            return cls.from_arrow(data, source, folder)
-        if hasattr(data, "columns") and hasattr(data, "iloc"):
-            pairs = [(str(name), data.iloc[:, position]) for position, name in enumerate(data.columns)]
-        elif isinstance(data, Mapping):
-            pairs = [(str(name), values) for name, values in data.items()]
-        else:
-            raise UserError(
-                f"{source} is a {type(data).__name__}. Give a pandas DataFrame, an Arrow table, or a mapping of column "
-                "names to values; polytask.data.read_table reads files."
-            )
-        arrays = [_array(values, name, source) for name, values in pairs]
-        if len({len(array) for array in arrays}) > 1:
-            lengths = ", ".join(f"'{name}' {len(array)}" for (name, _), array in zip(pairs, arrays, strict=True))
-            raise UserError(f"The columns of {source} have different numbers of rows: {lengths}.")
-        return cls.from_arrow(pa.table(arrays, names=[name for name, _ in pairs]), source, folder)
+        return cls.from_arrow(as_arrow(data, source), source, folder)
 
     @property
     def types(self) -> Mapping[str, ColumnType]:
         """The type of each column."""
         return MappingProxyType(self._types)
 
+    def has(self, column: str) -> bool:
+        """Whether there is a column of this name; unlike a look into `columns`, as fast for thousands of them."""
+        return column in self._types
+
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._rows)
 
     def __repr__(self) -> str:
         return f"Table({self.source!r}, {len(self)} rows, {len(self.columns)} columns)"
@@ -140,15 +143,15 @@ class Table:
             UserError: There is no such column.
             IndexError: There is no such row.
         """
-        batches = self._view(columns)
+        self._require(columns)
         if rows is None:
-            return self._plain(pa.Table.from_batches(batches).combine_chunks())
+            return self._rows.plain(columns).combine_chunks()
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(
                 f"{self.source} has {len(self)} rows; positions {rows.min()} to {rows.max()} were asked for."
             )
-        return self._plain(_gather(batches, self._starts, rows))
+        return self._rows.take(rows, columns)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """All values of a column, memory-mapped where the table is.
@@ -156,7 +159,8 @@ class Table:
         Raises:
             UserError: There is no such column.
         """
-        return self._plain(pa.Table.from_batches(self._view([name]))).column(0)
+        self._require([name])
+        return self._rows.plain([name]).column(0)
 
     def arrow(self, name: str) -> pa.ChunkedArray:
         """All values of a column as they are stored: categories may be codes.
@@ -164,7 +168,8 @@ class Table:
         Raises:
             UserError: There is no such column.
         """
-        return pa.Table.from_batches(self._view([name])).column(0)
+        self._require([name])
+        return self._rows.whole([name]).column(0)
 
     def numbers(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """A column as float64, NaN where it is missing.
@@ -201,11 +206,9 @@ class Table:
                 part = np.asarray(rows[start : start + size], dtype=np.int64)
                 yield part, self.take(part, columns)
             return
-        for start, batch in zip(self._starts[:-1], self._view(columns), strict=True):
-            for offset in range(0, batch.num_rows, size):
-                part = batch.slice(offset, size)
-                first = int(start) + offset
-                yield np.arange(first, first + part.num_rows), self._plain(pa.Table.from_batches([part]))
+        self._require(columns)
+        for first, found in self._rows.parts(columns, size):
+            yield np.arange(first, first + found.num_rows), found
 
     def locate(self, row: int) -> str:
         """Where a row stands, for messages: `"reviews.csv, row 17 (line 18)"`.
@@ -224,6 +227,15 @@ class Table:
             column: The column.
         """
         return self.folder
+
+    def absence(self, row: int, column: str) -> Absence:
+        """Why a cell without a value has none, for messages.
+
+        Args:
+            row: The row's position.
+            column: The column.
+        """
+        return Absence("", ("Fill the cell", "remove the row"))
 
     def renamed(self, names: Mapping[str, str]) -> Table:
         """The same rows with other column names.
@@ -246,8 +258,7 @@ class Table:
             types: Other types of columns, by their new names.
             storage: The Arrow types that columns are to be stored as, by their new names.
         """
-        own = self._reopen or partial(pa.Table.from_batches, self._batches)
-        data = partial(_arrange, own, tuple(columns), dict(storage or {}))
+        data = partial(arranged, self._reopen or self._rows.whole, tuple(columns), dict(storage or {}))
         return Table(
             data(),
             source=self.source,
@@ -268,107 +279,32 @@ class Table:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        batches = state.pop("_batches")
-        for derived in ("_views", "_starts", "_coded"):
-            del state[derived]
-        if self._reopen is None:
-            state["data"] = pa.Table.from_batches(batches)
+        if self._reopen is not None:
+            del state["_rows"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        data = state.pop("data", None)
         self.__dict__.update(state)
-        self._attach(data if self._reopen is None else self._reopen())
+        if self._reopen is not None:
+            self._rows = StoredRows(self._reopen())
 
-    def _attach(self, data: pa.Table) -> None:
-        self._batches: list[pa.RecordBatch] = [batch for batch in data.to_batches() if batch.num_rows]
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)], dtype=np.int64)
-        self._coded = {f.name: plain_type(f.type) for f in data.schema if plain_type(f.type) != f.type}
-        self._views: dict[tuple[str, ...], list[pa.RecordBatch]] = {}
-
-    def _view(self, columns: Sequence[str] | None) -> list[pa.RecordBatch]:
-        if columns is None:
-            return self._batches
-        key = tuple(columns)
-        if key not in self._views:
-            for name in key:
-                if name not in self.columns:
-                    raise UserError(
-                        f"{self.source} has no column '{name}'.{closest(name, self.columns)} "
-                        f"Its columns: {listing(self.columns)}."
-                    )
-            self._views[key] = [batch.select(list(key)) for batch in self._batches]
-        return self._views[key]
-
-    def _plain(self, table: pa.Table) -> pa.Table:
-        if self._coded:
-            for position, name in enumerate(table.column_names):
-                if name in self._coded:
-                    table = table.set_column(position, name, pc.cast(table.column(position), self._coded[name]))
-        return table
-
-    def _typed(self, data: pa.Table, types: Mapping[str, ColumnType]) -> pa.Table:
-        """`data` with columns changed to the types that the user set, in one chunk where that costs little."""
-        if data.nbytes <= _COPIED_BYTES:
-            data = data.combine_chunks()
-        for name, wanted in types.items():
-            position = data.column_names.index(name)
-            if changes_storage(data.schema.field(position).type, wanted):
-                try:
-                    data = data.set_column(position, name, convert(data.column(position), wanted))
-                except BadValue as error:
-                    raise bad_type(self.locate(error.index), name, wanted, error) from error
-        return data
+    def _require(self, columns: Sequence[str] | None) -> None:
+        absent = next((name for name in columns or () if not self.has(name)), None)
+        if absent is not None:
+            raise UserError(
+                f"{self.source} has no column '{absent}'.{closest(absent, self.columns)} "
+                f"Its columns: {listing(self.columns)}."
+            )
 
     def _infer(self, known: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
         rows = np.linspace(0, len(self) - 1, min(len(self), SAMPLE_ROWS)).astype(np.int64)
         types = {}
-        for field in self._batches[0].schema:
+        for field in self._rows.schema:
             if field.name not in known:
                 storage = plain_type(field.type)
-                # Only strings have to be looked at; a sample of images would be costly.
-                sample = self.take(rows, [field.name]).column(0) if is_text(storage) else pa.chunked_array([], storage)
+                sample = pa.chunked_array([], storage)
+                if is_text(storage):  # Only strings have to be looked at; a sample of images would be costly.
+                    sample = self._rows.take(rows, [field.name]).column(0)
                 types[field.name] = infer_type(sample, field)
-        self._views.clear()
+        self._rows.forget_selections()
         return types
-
-
-def _gather(batches: list[pa.RecordBatch], starts: np.ndarray, rows: np.ndarray) -> pa.Table:
-    """Rows that are spread over record batches, in the order of `rows`."""
-    if len(batches) == 1:
-        return pa.Table.from_batches([batches[0].take(pa.array(rows))])
-    owner = np.searchsorted(starts, rows, side="right") - 1
-    order = np.argsort(owner, kind="stable")
-    owner = owner[order]
-    cuts = np.flatnonzero(np.diff(owner)) + 1
-    parts = [
-        batches[owner[positions[0]]].take(pa.array(rows[order[positions]] - starts[owner[positions[0]]]))
-        for positions in np.split(np.arange(len(rows)), cuts)
-        if len(positions)
-    ]
-    table = pa.Table.from_batches(parts, batches[0].schema).combine_chunks()
-    if np.array_equal(order, np.arange(len(rows))):
-        return table
-    inverse = np.empty_like(order)
-    inverse[order] = np.arange(len(rows))
-    return table.take(pa.array(inverse))
-
-
-def _arrange(reopen: Reopen, columns: Sequence[tuple[str, str]], storage: Mapping[str, pa.DataType]) -> pa.Table:
-    data = reopen()
-    fields, values = [], []
-    for new, old in columns:
-        field, column = data.schema.field(old).with_name(new), data.column(old)
-        wanted = storage.get(new, field.type)
-        if wanted != field.type:
-            field, column = field.with_type(wanted), stored_as(column, wanted)
-        fields.append(field)
-        values.append(column)
-    return pa.Table.from_arrays(values, schema=pa.schema(fields))
-
-
-def _array(values: Any, name: str, source: str) -> pa.Array | pa.ChunkedArray:
-    try:
-        return pa.array(values, from_pandas=True)
-    except (pa.ArrowException, TypeError) as error:
-        raise UserError(f"{source}, column '{name}': its values are not of one kind ({error}).") from error

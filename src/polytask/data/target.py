@@ -52,7 +52,7 @@ class Target(ABC):
             UserError: One is not there.
         """
         for column in self.spec.columns:
-            if column not in table.columns:
+            if not table.has(column):
                 raise UserError(
                     f"{table.source} has no column '{column}', the target of the task '{self.task}'."
                     f"{closest(column, table.columns)} Its columns: {listing(table.columns, limit=30)}."
@@ -118,7 +118,7 @@ class Target(ABC):
         """What the training rows say."""
 
     def _check_weights(self, column: str, table: Table, rows: np.ndarray) -> None:
-        if column not in table.columns:
+        if not table.has(column):
             raise UserError(
                 f"{table.source} has no column '{column}', the sample_weight of the task '{self.task}'."
                 f"{closest(column, table.columns)} Its columns: {listing(table.columns, limit=30)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -61,8 +62,8 @@ def unite_columns(sources: Sequence[Source], targets: Mapping[str, TargetSpec]) 
     """
     sources = _with_one_key(sources)
     columns = list(_columns(sources, targets))
-    names = [column.name for column in columns]
-    if taken := [name for name in names if names.count(name) > 1]:
+    times = Counter(column.name for column in columns)
+    if taken := [name for name in times if times[name] > 1]:
         raise UserError(
             f"A column called '{taken[0]}' would be made for the task that does not read it from all sources, but "
             f"there is one of that name. Rename it with `rename: {{'{taken[0]}': another name}}`."
@@ -76,7 +77,8 @@ def unite_columns(sources: Sequence[Source], targets: Mapping[str, TargetSpec]) 
         )
         for source in sources
     ]
-    return UnitedColumns(arranged, {task: _own_names(spec, columns, sources) for task, spec in targets.items()})
+    names = {(column.origin, column.sources): column.name for column in columns}
+    return UnitedColumns(arranged, {task: _own_names(spec, names, sources) for task, spec in targets.items()})
 
 
 def own_name(column: str, sources: Collection[str]) -> str:
@@ -106,11 +108,14 @@ def _renamed_key(source: Source, key: str) -> Source:
 
 def _columns(sources: Sequence[Source], targets: Mapping[str, TargetSpec]) -> Iterator[_Column]:
     """The columns of the united table, in the order of their first appearance."""
+    readers: dict[str, list[TargetSpec]] = defaultdict(list)
+    for spec in targets.values():
+        for column in dict.fromkeys(spec.columns):
+            readers[column].append(spec)
     for name in dict.fromkeys(column for source in sources for column in source.columns):
         there = tuple(source.name for source in sources if source.has(name))
-        readers = [spec for spec in targets.values() if name in spec.columns]
-        sets = list(dict.fromkeys(_read_from(spec, there) for spec in readers))
-        if not readers or sets == [there]:
+        sets = list(dict.fromkeys(_read_from(spec, there) for spec in readers[name]))
+        if not readers[name] or sets == [there]:
             yield _Column(name, name, there)
             continue
         for some in sets:
@@ -123,17 +128,19 @@ def _read_from(spec: TargetSpec, there: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in there if spec.sources is None or name in spec.sources)
 
 
-def _own_names(spec: TargetSpec, columns: Sequence[_Column], sources: Sequence[Source]) -> tuple[str, ...]:
-    names = []
+def _own_names(
+    spec: TargetSpec, names: Mapping[tuple[str, tuple[str, ...]], str], sources: Sequence[Source]
+) -> tuple[str, ...]:
+    """What a target's columns are called, by their names in the sources and by the sources that it reads."""
+    found = []
     for origin in spec.columns:
         there = tuple(source.name for source in sources if source.has(origin))
-        read = _read_from(spec, there)
-        names.append(next((c.name for c in columns if c.origin == origin and c.sources == read), origin))
-    return tuple(names)
+        found.append(names.get((origin, _read_from(spec, there)), origin))
+    return tuple(found)
 
 
 def _arranged(table: Table, columns: Sequence[_Column], stored: Mapping[str, tuple[ColumnType, pa.DataType]]) -> Table:
-    there = [column for column in columns if column.origin in table.columns]
+    there = [column for column in columns if table.has(column.origin)]
     return table.arranged(
         [(column.name, column.origin) for column in there],
         {column.name: stored[column.name][0] for column in there},
@@ -148,7 +155,7 @@ def _type(column: _Column, sources: Sequence[Source]) -> tuple[ColumnType, pa.Da
     for source in sources:
         if source.name in column.sources:
             for table in source.tables.values():
-                if column.origin in table.columns:
+                if table.has(column.origin):
                     values = table.arrow(column.origin)
                     every.append((source.name, table.types[column.origin], values.type))
                     if values.null_count < len(values):

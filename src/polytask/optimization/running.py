@@ -59,6 +59,9 @@ class RunningSchedule:
     def epoch_end(self, value: float, higher_is_better: bool) -> None:
         """Take in an epoch's value of what the model is selected by, NaN where there is none."""
 
+    def restart(self) -> None:
+        """Forget the values so far: those to come are of other tasks."""
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here, as plain values."""
         rates = [float(group["lr"]) for group in self._optimizer.param_groups]
@@ -109,6 +112,10 @@ class RunningPlateau(RunningSchedule):
             logger.warning("plateau: there is no value to judge this epoch by, so the learning rate stays as it is.")
         elif self._scheduler.last_epoch >= self._warmup:
             self._plateau.step(-value if higher_is_better else value)
+
+    def restart(self) -> None:
+        """See `RunningSchedule.restart`."""
+        self._plateau.best, self._plateau.num_bad_epochs = math.inf, 0
 
     def state_dict(self) -> dict[str, Any]:
         """See `RunningSchedule.state_dict`."""

@@ -86,6 +86,11 @@ class Curriculum(Schedule):
         return self.within.separately
 
     @property
+    def regroups(self) -> bool:
+        """See `Schedule.regroups`."""
+        return self.within.regroups
+
+    @property
     def wants_scores(self) -> bool:
         """See `Schedule.wants_scores`."""
         return self.within.wants_scores or bool(self._conditions())

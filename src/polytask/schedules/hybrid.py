@@ -80,6 +80,11 @@ class Hybrid(TakingTurns):
         self._epochs = 0
 
     @property
+    def regroups(self) -> bool:
+        """See `Schedule.regroups`."""
+        return self.groups is None
+
+    @property
     def probes(self) -> int:
         """See `Schedule.probes`."""
         return self._probes if self.groups is None else 0

@@ -60,6 +60,11 @@ class Schedule(ABC):
         return False
 
     @property
+    def regroups(self) -> bool:
+        """Whether later epochs can have turns that `pools` does not foresee, because tasks are put together anew."""
+        return False
+
+    @property
     def wants_scores(self) -> bool:
         """Whether it goes by scores on validation data."""
         return False

@@ -61,6 +61,7 @@ class Classification(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = get_args(ClassMetric)
+    probabilistic = True
     class_weights: Tensor | None
 
     def __init__(
@@ -185,6 +186,20 @@ class Classification(Task):
     def prediction(self, output: Tensor) -> Tensor:
         """Probabilities of the classes; see `Task.prediction`."""
         return in_full_precision(output).softmax(dim=1)
+
+    def confident(self, output: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """The likeliest class of each row, and whether its probability is large enough; see `Task.confident`."""
+        probabilities, classes = self.prediction(output).max(dim=1)
+        return classes, probabilities >= threshold
+
+    def difference(self, output: Tensor, reference: Tensor) -> Tensor:
+        """The mean over the classes of the squared differences of probabilities; see `Task.difference`."""
+        return super().difference(output, reference).mean(dim=1)
+
+    def divergence(self, output: Tensor, reference: Tensor) -> Tensor:
+        """See `Task.divergence`."""
+        own, truth = (in_full_precision(each).log_softmax(dim=1) for each in (output, reference))
+        return F.kl_div(own, truth, reduction="none", log_target=True).sum(dim=1)
 
     def metrics(self) -> MetricCollection:
         """See `Task.metrics`."""

@@ -62,6 +62,7 @@ class MultiLabel(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = get_args(ClassMetric)
+    probabilistic = True
     pos_weight: Tensor | None
 
     def __init__(
@@ -171,6 +172,22 @@ class MultiLabel(Task):
     def prediction(self, output: Tensor) -> Tensor:
         """The probability of each label; see `Task.prediction`."""
         return in_full_precision(output).sigmoid()
+
+    def confident(self, output: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """Each label's likelier answer, and whether its probability is large enough; see `Task.confident`."""
+        probabilities = self.prediction(output)
+        answers = probabilities > 0.5
+        return answers.to(probabilities.dtype), probabilities.where(answers, 1 - probabilities) >= threshold
+
+    def divergence(self, output: Tensor, reference: Tensor) -> Tensor:
+        """That of each label's yes and no; see `Task.divergence`."""
+        probabilities = self.prediction(reference)
+        # The cross-entropy with these probabilities, less their own entropy.
+        own, other = (
+            F.binary_cross_entropy_with_logits(in_full_precision(each), probabilities, reduction="none")
+            for each in (reference, output)
+        )
+        return other - own
 
     def metrics(self) -> MetricCollection:
         """See `Task.metrics`."""

@@ -35,12 +35,14 @@ class Task(nn.Module, ABC):
 
     Attributes:
         metric_names: The keys of `metrics()`.
+        probabilistic: Whether its outputs say how sure it is: whether `confident` and `divergence` are there.
 
     Raises:
         UserError: The name has a dot or is empty, the weight is negative, or there is no such metric.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
+    probabilistic: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -179,6 +181,38 @@ class Task(nn.Module, ABC):
             output: `[B, outputs]`, from the head.
         """
         return in_full_precision(output)
+
+    def confident(self, output: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """What the task would take for labels, and where it is sure enough of them; for tasks with probabilities.
+
+        Args:
+            output: `[B, outputs]`, from the head.
+            threshold: The least probability of a label that is to be believed.
+
+        Returns:
+            Labels, as in `Batch.targets`, and where they are to be believed, bool, of the same shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no probabilities.")
+
+    def difference(self, output: Tensor, reference: Tensor) -> Tensor:
+        """The squared difference of two predictions for the same rows, of the target's shape.
+
+        Args:
+            output: `[B, outputs]`, from the head.
+            reference: `[B, outputs]`, from the head: the other one.
+        """
+        return (self.prediction(output) - self.prediction(reference)).square()
+
+    def divergence(self, output: Tensor, reference: Tensor) -> Tensor:
+        """`KL(reference || output)` of two predictions for the same rows, of the target's shape.
+
+        For tasks with probabilities.
+
+        Args:
+            output: `[B, outputs]`, from the head.
+            reference: `[B, outputs]`, from the head: the one that is taken for the truth.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no probabilities.")
 
     @abstractmethod
     def metrics(self) -> MetricCollection:

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from polytask.config import Config
-from polytask.config.checks import hide_columns, main_tasks, steering_columns, target_columns
+from polytask.config.checks import (
+    hide_columns,
+    learn_from_unlabelled,
+    main_tasks,
+    steering_columns,
+    target_columns,
+)
 from polytask.config.data_checks import with_joined
 from polytask.config.schema import DEFAULTS, DataConfig
 from polytask.errors import UserError, listing
@@ -123,7 +129,8 @@ def without_auxiliary(config: Config, steps_per_epoch: int, sources: Collection[
         config: The recipe.
         steps_per_epoch: Steps in an epoch of the training with them.
         sources: The names of the sources that label a main task, where there are several: those that are neither among
-            them nor joined with them are left out. None: all stay.
+            them nor joined with them are left out. None: all stay, as they do where a main task learns from rows
+            without labels.
 
     Raises:
         UserError: What is left is no training: the schedule or the sharing scheme names an auxiliary task.
@@ -135,6 +142,8 @@ def without_auxiliary(config: Config, steps_per_epoch: int, sources: Collection[
     hidden = {column for task in left_out for column in targets[task]}.union(steering_columns(config))
     hidden = hidden.difference(*(targets[task] for task in main))
     hide_columns(less["inputs"], hidden)
+    if learn_from_unlabelled(config, main):
+        sources = None
     if not isinstance(config.data, DataConfig):
         less["data"] = {name: less["data"][name] for name in with_joined(config.data, sources)}
     for task in left_out:

@@ -5,34 +5,62 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from polytask.balancing import Balancer, Step
 from polytask.balancing.accumulation import GradientSum
+from polytask.balancing.processes import sum_gradients
+from polytask.balancing.stand_ins import stand_in
 from polytask.data.batch import Batch
 from polytask.model import MultiTaskModel, Objectives
+from polytask.training.extent import Extent, extent_of
+from polytask.training.processes import Processes
+
+
+class StepResult(NamedTuple):
+    """What a step was about.
+
+    Attributes:
+        losses: The tasks' losses before any weight.
+        penalties: What the sharing scheme adds to the objective, by name, on the rows of this process.
+        rows: How many rows are labelled for each of these tasks.
+        totals: What these rows count together in the mean loss, for tasks whose rows count differently
+            (`sample_weight`); no entry for the others.
+    """
+
+    losses: dict[str, Tensor]
+    penalties: dict[str, Tensor]
+    rows: dict[str, int]
+    totals: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class BalancedStep:
     """How the gradients of a step are made.
 
+    The step of several batches, or of several processes that have their batches each, is that of one batch of all their
+    rows: means are over all of these, and balancers see losses and gradients of the whole. What couples the rows of a
+    batch, such as batch normalisation, works on each batch.
+
     Attributes:
         model: Gives the tasks' losses on a batch, none for tasks without a label in it, and what else is added to the
             objective.
         balancer: Turns losses into gradients.
         weights: What multiplies the losses before the balancer sees them, by task.
+        processes: Those that train together; None: this one alone.
     """
 
     model: MultiTaskModel
     balancer: Balancer
     weights: Mapping[str, float]
+    processes: Processes | None = None
 
-    def backward(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
+    def backward(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> StepResult:
         """Accumulate the gradients of a step.
 
         Args:
@@ -41,24 +69,42 @@ class BalancedStep:
             scaler: The gradient scaler of training in float16, if there is one.
 
         Returns:
-            The losses and penalties of the step; without losses where nothing was done, because no task has a label
+            The losses of the step, in all processes; without losses where nothing was done, because no task has a label
             wherever it needs one.
         """
-        if not batches:
-            return Objectives({}, {})
-        if len(batches) > 1:
-            return self._accumulated(batches, shared, scaler)
-        (batch,) = batches
+        if self.processes is None and len(batches) == 1:
+            return self._of_one(batches[0], shared, scaler)
+        extent = extent_of(self.model, batches, self.processes)
+        if not extent.totals:
+            return StepResult({}, {}, {})
+        if self.processes is not None and self.balancer.level == "loss" and extent.most == 1:
+            found = self._at_once(batches, shared, scaler, extent)
+        elif self.balancer.additive:
+            found = self._added_up(batches, shared, scaler, extent)
+        else:
+            found = self._accumulated(batches, shared, scaler, extent)
+        rows = {task: extent.rows[task] for task in found.losses}
+        totals = {task: extent.totals[task] for task in found.losses if task in self._weighing_rows}
+        return StepResult(found.losses, found.penalties, rows, totals)
+
+    def _of_one(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> StepResult:
+        """One batch, in one process."""
         if self.balancer.batches > 1:
-            return self._independent(batch, shared, scaler)
-        found = self.compute(batch)
-        if found.losses:
-            fraction = self.balancer.batch_fraction
-            probe = self._weighted(self.compute(batch.part(_share(batch, fraction))).losses) if fraction < 1 else None
-            samples = _samples(self.balancer, batch, found.losses)
-            _penalise(found, scaler)
-            self.balancer.backward(self._weighted(found.losses), shared, scaler=scaler, samples=samples, probe=probe)
-        return found
+            found = self._independent(batch, shared, scaler)
+        else:
+            found = self.compute(batch)
+            if found.losses:
+                fraction = self.balancer.batch_fraction
+                part = batch.part(_share(batch, fraction)) if fraction < 1 else None
+                probe = None if part is None else self._weighted(self.compute(part).losses)
+                samples = _samples(self.balancer, batch, found.losses)
+                _penalise(found, scaler)
+                weighted = self._weighted(found.losses)
+                self.balancer.backward(weighted, shared, scaler=scaler, samples=samples, probe=probe)
+        rows = {task: batch.count(task) for task in found.losses}
+        others = [task for task in batch.labelled if task not in self._weighing_rows or task not in found.losses]
+        totals = self.model.totals(batch.without(others)) if self._weighing_rows else {}
+        return StepResult(found.losses, found.penalties, rows, totals)
 
     def look_ahead(
         self, batches: Sequence[Batch], held_out: Batch, parameters: Sequence[nn.Parameter], lr: float, scaler: Any
@@ -77,11 +123,15 @@ class BalancedStep:
 
     def look_back(self, batches: Sequence[Batch]) -> None:
         """After the optimiser's step, tell a balancer that asks for it the new losses of the same batches."""
-        if self.balancer.looks_back and batches:
+        if self.balancer.looks_back and (batches or self.processes is not None):
             with torch.no_grad():
                 losses = self._losses(batches)
             if losses:
                 self.balancer.after_step(losses)
+
+    @cached_property
+    def _weighing_rows(self) -> frozenset[str]:
+        return frozenset(name for name, task in self.model.tasks.items() if task.sample_weight is not None)
 
     @property
     def compute(self) -> Callable[..., Objectives]:
@@ -90,29 +140,62 @@ class BalancedStep:
 
     def _losses(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """The weighted losses of batches whose rows belong to the same means."""
-        totals = self._totals(batches) if len(batches) > 1 else None
+        if self.processes is None and len(batches) == 1:
+            return self._weighted(self.compute(batches[0]).losses)
+        totals = extent_of(self.model, batches, self.processes).totals
         losses: dict[str, Tensor] = {}
         for batch in batches:
             losses = _sums(losses, self.compute(batch, totals).losses)
-        return self._weighted(_in_order(losses, self.model.task_names))
+        return self._weighted(self._everywhere(losses, tuple(totals)))
 
-    def _totals(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """What the labelled rows of several batches count together, by task."""
-        totals: dict[str, Tensor] = {}
-        for batch in batches:
-            totals = _sums(totals, self.model.totals(batch))
-        return totals
+    def _everywhere(self, losses: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Losses of some tasks, added up over the processes, in the tasks' order."""
+        if self.processes is None or not tasks:
+            return {task: losses[task] for task in tasks if task in losses}
+        nothing = torch.zeros((), device=next(self.model.parameters()).device)
+        values = self.processes.sum(torch.stack([losses.get(task, nothing).detach().float() for task in tasks]))
+        return dict(zip(tasks, values.unbind(), strict=True))
 
-    def _accumulated(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
-        """A step of several batches: what one batch of all their rows would give, batch statistics aside."""
-        if self.balancer.additive:
-            return self._added_up(batches, shared, scaler)
+    def _at_once(
+        self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any, extent: Extent
+    ) -> Objectives:
+        """A step of one batch in each process, for a balancer that needs the losses alone: one pass.
+
+        The balancer sees losses with the values of the whole step, and the gradients of this process. As it takes their
+        gradients times weights that follow from the values, the sum over the processes is the gradient of the step.
+        """
+        found = self.compute(batches[0], extent.totals) if batches else Objectives({}, {})
+        shares = {name: value / extent.batches for name, value in found.penalties.items()}
+        _penalise(found._replace(penalties=shares), scaler)
+        own = self._weighted(found.losses)
+        values = self._everywhere(found.losses, tuple(extent.totals))
+        anchor = self._trainable[0]
+        seen = {
+            # A task that is not in this process has a loss, too: without a gradient here, but for the others to see.
+            task: own[task] + (value - own[task].detach())
+            if task in own
+            else stand_in(value, (anchor,), (torch.zeros_like(anchor),))
+            for task, value in self._weighted(values).items()
+        }
+        self.balancer.backward(seen, shared, scaler=scaler)
+        sum_gradients(self._trainable)
+        return Objectives(values, found.penalties)
+
+    def _accumulated(
+        self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any, extent: Extent
+    ) -> Objectives:
+        """Task gradients are measured batch by batch, and added up, before the balancer sees them."""
         count = self.balancer.batches
         sums, parts = [], [_every(batches, count, start) for start in range(count)] if count > 1 else [batches]
         for part in parts:
             gradients = self._gradient_sum(shared)
-            found = self._summed(part, scaler, partial(gradients.add, scaler=scaler), penalise=part is parts[-1])
+            size = extent_of(self.model, part, self.processes) if count > 1 else extent
+            add = partial(gradients.add, scaler=scaler)
+            found = self._summed(part, scaler, add, size, penalise=part is parts[-1])
+            gradients.reduce()
             sums.append(gradients.losses())
+        # So far only penalties have left gradients, each process its own.
+        sum_gradients(self._trainable)
         everywhere = [task for task in found.losses if all(task in each for each in sums)]
         if not everywhere:
             return Objectives({}, {})
@@ -121,13 +204,17 @@ class BalancedStep:
         if self.balancer.batch_fraction < 1:
             shares = [batch.part(_share(batch, self.balancer.batch_fraction)) for batch in batches if len(batch)]
             gradients = self._gradient_sum(shared)
-            self._summed(shares, scaler, partial(gradients.add, scaler=scaler), penalise=False)
+            size = extent_of(self.model, shares, self.processes)
+            self._summed(shares, scaler, partial(gradients.add, scaler=scaler), size, penalise=False)
+            gradients.reduce()
             probe = gradients.losses()
         given = chosen if count > 1 else chosen[0]
         self.balancer.backward(given, shared, scaler=scaler, probe=probe)  # type: ignore[arg-type]
         return found._replace(losses={task: found.losses[task] for task in everywhere})
 
-    def _added_up(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
+    def _added_up(
+        self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any, extent: Extent
+    ) -> Objectives:
         """Batch after batch, for a balancer whose weights depend on none of them."""
         weights: dict[str, Tensor] = {}
 
@@ -136,23 +223,27 @@ class BalancedStep:
             if self.balancer.last is not None:
                 weights.update(self.balancer.last.weights)
 
-        found = self._summed(batches, scaler, backward)
-        if found.losses:
-            # What the balancer found last was about the last batch alone.
-            values = torch.stack(list(self._weighted(found.losses).values()))
-            known = torch.stack([weights[task] for task in found.losses]) if weights else None
-            self.balancer.last = Step(tuple(found.losses), values, known)
+        found = self._summed(batches, scaler, backward, extent)
+        sum_gradients(self._trainable)
+        # What the balancer found last was about the last batch alone.
+        values = torch.stack(list(self._weighted(found.losses).values()))
+        known = torch.stack([weights[task] for task in found.losses]) if weights.keys() >= found.losses.keys() else None
+        self.balancer.last = Step(tuple(found.losses), values, known)
         return found
 
+    @property
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
     def _gradient_sum(self, shared: Sequence[nn.Parameter]) -> GradientSum:
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return GradientSum(trainable, self.model.task_names, shared=shared)
+        return GradientSum(self._trainable, self.model.task_names, shared=shared)
 
     def _summed(
         self,
         batches: Sequence[Batch],
         scaler: Any,
         each: Callable[[dict[str, Tensor]], None],
+        extent: Extent,
         *,
         penalise: bool = True,
     ) -> Objectives:
@@ -162,24 +253,25 @@ class BalancedStep:
             batches: Their rows belong to the same means.
             scaler: See `backward`.
             each: Takes the weighted losses of each batch that has any.
+            extent: Of all these batches, in all processes.
             penalise: Whether to accumulate the penalties' gradients.
 
         Returns:
-            The losses and penalties of all of them, detached.
+            The losses of all of them, in all processes, and the penalties on the batches of this one; detached.
         """
-        totals = self._totals(batches)
         losses: dict[str, Tensor] = {}
         penalties: dict[str, Tensor] = {}
         for batch in batches:
-            found = self.compute(batch, totals)
-            shares = {name: value / len(batches) for name, value in found.penalties.items()}
-            penalties = _sums(penalties, {name: value.detach() for name, value in shares.items()})
+            found = self.compute(batch, extent.totals)
+            shares = {name: value / extent.batches for name, value in found.penalties.items()}
+            shown = {name: value.detach() / len(batches) for name, value in found.penalties.items()}
+            penalties = _sums(penalties, shown)
             losses = _sums(losses, {task: loss.detach() for task, loss in found.losses.items()})
             if penalise:
                 _penalise(found._replace(penalties=shares), scaler)
             if found.losses:
                 each(self._weighted(found.losses))
-        return Objectives(_in_order(losses, self.model.task_names), penalties)
+        return Objectives(self._everywhere(losses, tuple(extent.totals)), penalties)
 
     def _independent(self, batch: Batch, shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
         """The batch is divided into independent ones; tasks that are not in each of them are left out."""
@@ -206,10 +298,6 @@ def _every(batches: Sequence[Batch], count: int, start: int) -> list[Batch]:
 
 def _sums(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**one, **{name: one[name] + value if name in one else value for name, value in other.items()}}
-
-
-def _in_order(losses: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
-    return {task: losses[task] for task in tasks if task in losses}
 
 
 def _penalise(found: Objectives, scaler: Any) -> None:

@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polytask.config import Config
+from polytask.config.checks import learn_from_unlabelled
 from polytask.config.schema import SplitConfig
-from polytask.data.combined import Block, CombinedTable, combine
+from polytask.data.combined import Block, CombinedTable, columns_to_split_by, combine
+from polytask.data.given_splits import joined_split
+from polytask.data.joined import JoinedTable
 from polytask.data.source import Source, groups_of
 from polytask.data.source_checks import check_class_names, check_tasks
 from polytask.data.splits import PARTS, Split, make_split
-from polytask.errors import UserError, closest, listing
+from polytask.data.table import Table
+from polytask.errors import UserError, at_key, closest, listing
 from polytask.labels import TargetSpec
 from polytask.training.open_table import open_table
 
@@ -48,7 +52,7 @@ def combine_sources(config: Config, sources: Sequence[Source]) -> CombinedTable:
     targets: dict[str, TargetSpec] = {
         name: spec.cls.target_spec({**spec.parameters, "name": name}) for name, spec in config.tasks.items()
     }
-    check_tasks(sources, targets)
+    check_tasks(sources, targets, unlabelled=learn_from_unlabelled(config, config.tasks))
     check_class_names(sources, targets)
     table = combine(sources, targets)
     answers = {column for spec in targets.values() for column in spec.columns}
@@ -75,19 +79,17 @@ def split_rows(
     Raises:
         UserError: A source cannot be split as it should be.
     """
-    tables = {source.name: source.tables["train"] for source in sources}
+    by_name = {source.name: source for source in sources}
     rows: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     for block in table.blocks:
         if block.part != "train":
             rows[block.part].append(block.rows)
             continue
-        split = own_splits.get(block.sources[0]) if not _given(config, block) else None
+        split = _own_split(config, block, own_splits)
         if split is None:
-            # Targets of some sources have another name in the combined table: the user knows those of the source.
-            whole = tables[block.sources[0]] if len(block.sources) == 1 else block.table
             wanted = config.sources[block.sources[0]].split
             split = make_split(
-                whole,
+                _to_be_split([by_name[name] for name in block.sources], wanted, block.table),
                 by=wanted.by,
                 column=wanted.column,
                 valid=0.0 if "valid" in _given(config, block) else wanted.valid,
@@ -102,7 +104,9 @@ def split_rows(
 def reserved_columns(config: Config) -> list[str]:
     """The columns that the sources are split by, and their keys."""
     found = [column for data in config.sources.values() for column in split_columns(data.split)]
-    return [*found, *(data.key for data in config.sources.values() if data.key is not None)]
+    # Joined sources have one key, called as in the first of them.
+    key = next((data.key for data in config.sources.values() if data.key is not None), None)
+    return list(dict.fromkeys([*found, *([] if key is None else [key])]))
 
 
 def split_columns(split: SplitConfig) -> list[str]:
@@ -110,6 +114,44 @@ def split_columns(split: SplitConfig) -> list[str]:
     if split.column is None or split.by not in ("group", "column"):
         return []
     return [split.column] if isinstance(split.column, str) else list(split.column)
+
+
+def _own_split(config: Config, block: Block, own_splits: Mapping[str, Split]) -> Split | None:
+    """The split that the data sets bring; None where they bring none, or the user gives the parts of one.
+
+    Raises:
+        UserError: Data sets that are joined bring one, and something else is asked for.
+    """
+    own = {name: own_splits[name] for name in block.sources if name in own_splits}
+    if not own:
+        return None
+    first = block.sources[0]
+    if not isinstance(block.table, JoinedTable):
+        return None if _given(config, block) else own[first]
+    wanted = config.sources[first].split
+    problem = None if wanted == SplitConfig() else f"data.{first}.split asks for another one, by: {wanted.by}"
+    for name in block.sources:
+        for part, purpose in (("valid", "validation"), ("test", "testing")):
+            if getattr(config.sources[name], part) is not None:
+                problem = f"'{name}' has a table for {purpose}"
+    if problem is not None:
+        giver = next(iter(own))
+        raise UserError(
+            f"The source '{giver}' brings a split of its own, which holds for all that is joined with it, but "
+            f"{problem}. Leave that out, or take `key` out of '{giver}' to keep its rows apart."
+        )
+    return joined_split(block.table, own)
+
+
+def _to_be_split(sources: Sequence[Source], split: SplitConfig, joined: Table) -> Table:
+    """The rows of one source, or of joined ones, with the columns to split by as the user knows them."""
+    if len(sources) == 1:
+        return sources[0].tables["train"]
+    columns = [split.column] if isinstance(split.column, str) else list(split.column or ())
+    if split.by == "random" or not columns:
+        return joined
+    with at_key(f"data.{sources[0].name}.split.column"):
+        return columns_to_split_by(sources, columns)
 
 
 def _given(config: Config, block: Block) -> set[str]:
@@ -143,7 +185,7 @@ def _warn_of_absent(group: Sequence[Source], answers: set[str]) -> None:
     """Say which columns of a table for training are not in the one for validation or testing."""
     for source in group:
         for part, table in source.tables.items():
-            absent = [c for c in source.tables["train"].columns if c not in (*table.columns, *answers)]
+            absent = [c for c in source.tables["train"].columns if c not in answers and not table.has(c)]
             if absent:
                 logger.warning(
                     "%s (%s of '%s') has no %s: missing there.", table.source, part, source.name, listing(absent)

@@ -88,7 +88,7 @@ class Start:
                         f"the model has no task '{task}'.{closest(task, description.tasks)} "
                         f"Its tasks: {listing(description.tasks)}."
                     )
-                origins[task] = _read(Path(path), task, here)
+                origins[task] = _read(Path(path), task, here, _read_classes_of(preparation))
         return cls(origins, wanted.how, _plain(preparation.state_dict())["targets"])
 
     def apply(self, model: MultiTaskModel, description: ModelDescription) -> None:
@@ -183,7 +183,7 @@ class Start:
             head.load_state_dict(origin.head.state_dict())
 
 
-def _read(root: Path, task: str, here: Mapping[str, Any]) -> Origin:
+def _read(root: Path, task: str, here: Mapping[str, Any], classes_here: Mapping[str, Sequence[str]]) -> Origin:
     """The network of a task in a run, checked against what the inputs mean in the new model."""
     folder = RunFolder.open(root)
     trained = load_model(folder.model)
@@ -195,6 +195,15 @@ def _read(root: Path, task: str, here: Mapping[str, Any]) -> Origin:
             f"Its tasks: {listing(model.task_names)}."
         )
     found = list(differing_values(_what_inputsmean_of(description, trained.preparation), here))
+    for name, tasks in _read_classes_of(trained.preparation).items():
+        others = classes_here.get(name, tasks)
+        if tasks != others and any(each.startswith(f"the input '{name}': weights table:") for each in found):
+            raise UserError(
+                f"the input '{name}' weighs words by the weights log_ratio, which follow from the classes of "
+                f"classification tasks: from those of {listing(tasks)} there and from those of {listing(others)} here, "
+                "so that the run's weights would mean something else. Start from a run with these tasks, or set "
+                "`weights: [idf]` in both."
+            )
     if found:
         raise UserError(
             f"the run '{root}' prepares its inputs in another way, so that its weights would mean something else here: "
@@ -226,8 +235,16 @@ def _what_inputsmean_of(description: ModelDescription, preparation: Preparation)
         component = description.inputs[name]
         settings = {key: value for key, value in component["parameters"].items() if key not in ignored}
         learned = {**source.state_dict(), "shape": asdict(source.shape)}
+        if "weights" in learned:
+            learned["weights"] = {"of": settings["weights"], **learned["weights"]}
         found[f"the input '{name}':"] = {"type": component["type"], **settings, **learned}
     return _plain(found)
+
+
+def _read_classes_of(preparation: Preparation) -> dict[str, list[str]]:
+    """The inputs that have learned from the classes of tasks, each with these tasks."""
+    tasks = [task for task, target in preparation.targets.items() if target.spec.kind == "category"]
+    return {name: tasks for name, each in preparation.inputs.items() if "log_ratio" in getattr(each, "weights", ())}
 
 
 def _weighty(encoders: Mapping[str, Any]) -> dict[str, Any]:

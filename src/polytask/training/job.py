@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from polytask.config import Config, TrainingConfig
@@ -16,27 +17,34 @@ from polytask.data.encoded_rows import EncodedRows
 from polytask.data.loader import Loader
 from polytask.data.overlap import LabelCounts, count_labels
 from polytask.data.preparation import Preparation
+from polytask.data.request import Request, Share
 from polytask.data.splits import Split
 from polytask.data.summary import TargetRecord, describe
 from polytask.errors import UserError, at_key
 from polytask.model import MultiTaskModel
 from polytask.schedules import Freeze, Schedule
 from polytask.sharing.sharing import EncoderTrunk
+from polytask.tasks.unlabelled import Unlabelled
 from polytask.training.adapt import TrunkStart
 from polytask.training.auxiliary import make_balancer, warn_of_auxiliary_criteria
 from polytask.training.costs import Costs, count_costs
 from polytask.training.held_out import held_out_rows
 from polytask.training.init_from import Start
+from polytask.training.mixed_batches import MixedBatches, check_mixings, mixings_of
 from polytask.training.module import MultiTaskModule
 from polytask.training.own_training import Rates, Slowing, Stopping, TaskRecipe
 from polytask.training.plan import Plan, Steps
 from polytask.training.saved_model import ModelDescription
 from polytask.training.selection import Best
+from polytask.training.semi_supervised import SemiSupervised, require_two_views
 from polytask.training.sources import Sources, open_sources
 from polytask.training.task_streams import Sampling
 from polytask.training.transfer import Transfer
 
 logger = logging.getLogger("polytask")
+
+_TRIED = 8
+"""Rows that the network is tried on, where it has to be."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Job:
         module: The training steps.
         train: Steps on the training part.
         valid: Batches of the validation part; None where there is none.
+        share: The part of each batch that is this process's work.
     """
 
     config: Config
@@ -62,6 +71,7 @@ class Job:
     module: MultiTaskModule
     train: Steps
     valid: Loader | None
+    share: Share
 
     @cached_property
     def labels(self) -> LabelCounts:
@@ -93,13 +103,19 @@ def _inputs_of_one_row(loader: Loader) -> Mapping[str, Any]:
     return next(iter(loader)).part(torch.tensor([0])).inputs
 
 
-def make_job(config: Config, split: Split | None = None, description: ModelDescription | None = None) -> Job:
+def make_job(
+    config: Config,
+    split: Split | None = None,
+    description: ModelDescription | None = None,
+    share: Share = Share(),  # noqa: B008 (a tuple)
+) -> Job:
     """Read and check the data, and build the model.
 
     Args:
         config: What is asked for.
         split: The split of the run that is resumed.
         description: The model of the run that is resumed.
+        share: The part of each batch that is this process's work.
 
     Raises:
         UserError: The data or the configuration do not allow this training.
@@ -131,12 +147,14 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
         model, description = description.build(preparation.shapes)
     if start is not None:
         start.apply(model, description)
+    check_mixings(config, preparation.shapes, model)
     load = partial(
         preparation.loader,
         batch_size=settings.batch_size,
         seed=settings.seed,
         workers=settings.workers,
         pin_memory=torch.cuda.is_available(),
+        share=share,
     )
     with at_key("schedule"):
         schedule: Schedule = config.schedule.create()
@@ -145,6 +163,8 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
                 f"training.accumulate is {settings.accumulate}, but in meta-learning a step has a batch for each inner "
                 "step. Leave it at 1, and set training.batch_size."
             )
+        if schedule.inner is not None and share.processes > 1:
+            raise UserError("Meta-learning runs in one process: set training.devices to 1.")
         plan_for = partial(
             Plan,
             schedule,
@@ -159,6 +179,8 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
             seed=settings.seed,
             epochs=settings.epochs,
             length=settings.epoch_length,
+            unlabelled=tuple(name for name in model.task_names if name in uses_of_unlabelled(config)),
+            unlabelled_batch_size=settings.unlabelled_batch_size,
         )
         train = load(part.table, part.rows, training=True, order=plan_for)
     valid = sources.parts.get("valid")
@@ -169,19 +191,26 @@ def make_job(config: Config, split: Split | None = None, description: ModelDescr
         )
     if valid is None:
         _require_no_scores(settings)
+    _require_two_views(model, uses_of_unlabelled(config), train.encoded)
     steps = Steps(train, cast("Plan", train.order))
     valid_loader = None if valid is None else load(valid.table, valid.rows)
+    rows = [loader.encoded for loader in (valid_loader, train) if loader is not None]
+    module = make_module(config, model, steps.plan, rows)
+    if share.processes > 1 and module.balancer.wants_validation:
+        raise UserError(
+            f"balancing: {config.balancing.type} looks ahead, in one process only. Set training.devices to 1, or take "
+            "another method."
+        )
     return Job(
         config=config,
         sources=sources,
         preparation=preparation,
         description=description,
         model=model,
-        module=make_module(
-            config, model, steps.plan, [loader.encoded for loader in (valid_loader, train) if loader is not None]
-        ),
+        module=module,
         train=steps,
         valid=valid_loader,
+        share=share,
     )
 
 
@@ -225,6 +254,7 @@ def make_module(config: Config, model: MultiTaskModel, plan: Plan, rows: Sequenc
     warn_of_auxiliary_criteria(config)
     with at_key("balancing"):
         balancer = make_balancer(config)
+    mixings = mixings_of(config)
     return MultiTaskModule(
         model,
         balancer,
@@ -241,7 +271,9 @@ def make_module(config: Config, model: MultiTaskModel, plan: Plan, rows: Sequenc
         seed=settings.seed,
         recipes=task_recipes(config, model),
         optimizer_states=settings.optimizer_states,
+        semi_supervised=SemiSupervised(model, uses) if (uses := uses_of_unlabelled(config)) else None,
         held_out=held_out_rows(balancer, rows, model.task_names, batch_size=settings.batch_size, seed=settings.seed),
+        mixed=MixedBatches(mixings, seed=settings.seed, parts=balancer.batches) if mixings else None,
     )
 
 
@@ -268,6 +300,21 @@ def make_transfer(config: Config, model: MultiTaskModel, freezes: Sequence[Freez
         },
         encoder=None if encoder is None else Rates(encoder.lr_scale, encoder.weight_decay),
     )
+
+
+def uses_of_unlabelled(config: Config) -> dict[str, Unlabelled]:
+    """How single tasks learn from rows without their labels, from `training.tasks`."""
+    own = {name: each.unlabelled for name, each in config.training.tasks.items()}
+    return {name: use.create() for name, use in own.items() if use is not None}
+
+
+def _require_two_views(model: MultiTaskModel, uses: Mapping[str, Unlabelled], rows: EncodedRows) -> None:
+    """Make sure that tasks which compare two views of a row have two."""
+    if any(use.needs_other_view for use in uses.values()) and not rows.augmented:
+        some = rows[Request(0, np.arange(min(len(rows), _TRIED)))]
+        if some.error is not None:
+            raise UserError(some.error)
+        require_two_views(model, uses, some.batch)
 
 
 def task_recipes(config: Config, model: MultiTaskModel) -> dict[str, TaskRecipe]:

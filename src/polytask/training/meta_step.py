@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from polytask.data.batch import Batch
-from polytask.model import Objectives
 from polytask.schedules import InnerLoop
-from polytask.training.balanced_step import BalancedStep
+from polytask.training.balanced_step import BalancedStep, StepResult
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class MetaStep:
     plain: BalancedStep
     inner: InnerLoop
 
-    def backward(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> Objectives:
+    def backward(self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any) -> StepResult:
         """Put the meta-gradient into `.grad`.
 
         Args:
@@ -36,16 +35,16 @@ class MetaStep:
             scaler: The gradient scaler of training in float16, if there is one.
 
         Returns:
-            The losses and penalties of the last batch, after the inner steps that come before it; without losses where
-            nothing was done.
+            The losses and penalties of the last batch, after the inner steps that come before it, and the labelled rows
+            of all batches; without losses where nothing was done.
         """
         support, query = self._divided(batches)
         if not support:
-            return Objectives({}, {})
+            return StepResult({}, {}, {})
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         parameters = [parameter for parameter in self.plain.model.parameters() if parameter.requires_grad]
         before = [parameter.detach().clone() for parameter in parameters]
-        found = Objectives({}, {})
+        found = StepResult({}, {}, {})
         moved: set[nn.Parameter] = set()
         for step in range(self.inner.steps):
             found = self.plain.backward([support[step % len(support)]], shared, scaler)
@@ -58,7 +57,7 @@ class MetaStep:
                 if query is None and parameter in moved:
                     parameter.grad = (start - parameter) * (scale / (self.inner.lr * self.inner.steps))
                 parameter.copy_(start)
-        return found
+        return found._replace(rows={task: sum(batch.count(task) for batch in batches) for task in found.losses})
 
     def look_ahead(
         self, batches: Sequence[Batch], held_out: Batch, parameters: Sequence[nn.Parameter], lr: float, scaler: Any

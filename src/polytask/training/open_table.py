@@ -23,7 +23,7 @@ def open_table(path: str, data: DataConfig) -> tuple[Table, Split | None]:
     """
     table, split = _read(path, data)
     for name in data.rename:
-        if name not in table.columns:
+        if not table.has(name):
             raise UserError(
                 f"{table.source} has no column '{name}', which is to be renamed.{closest(name, table.columns)} "
                 f"Its columns: {listing(table.columns, limit=30)}."
@@ -46,7 +46,7 @@ def open_later_table(path: str, data: DataConfig) -> Table:
 
 def renamed(table: Table, names: Mapping[str, str]) -> Table:
     """A table with other names for the columns that it has."""
-    there = {old: new for old, new in names.items() if old in table.columns}
+    there = {old: new for old, new in names.items() if table.has(old)}
     return table.renamed(there) if there else table
 
 

@@ -7,7 +7,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from polytask.data.request import Request
 from polytask.data.samplers import Sampler
 from polytask.errors import UserError, closest, listing
 from polytask.schedules import EpochReport, Joint, Schedule, Turn
-from polytask.training.task_streams import Sampling, TaskStreams
+from polytask.training.task_streams import Sampling, TaskStreams, check_own_sampling
+from polytask.training.views import VIEWS, Views, ViewStreams
 
 logger = logging.getLogger("polytask")
 
@@ -33,6 +35,8 @@ class Plan(Order):
     for each of them where the schedule draws them separately. The plan of an epoch is made at its beginning, from what
     `state_dict` holds and the seed.
 
+    Where a task of a turn learns from rows without its label, the step has two views of such rows as well.
+
     Args:
         schedule: Whose turn it is.
         encoded: The training rows.
@@ -45,6 +49,8 @@ class Plan(Order):
         epochs: How many there are.
         length: Steps in an epoch. A number; `rows`: as many as it takes to pass once through the rows of every turn,
             added up; `largest`, `smallest` or a task: until its rows have been passed once.
+        unlabelled: The tasks that learn from rows without their labels.
+        unlabelled_batch_size: How many such rows a step has; None: `batch_size`.
 
     Attributes:
         stopped: The tasks whose turns are left out, from the next epoch on.
@@ -66,12 +72,15 @@ class Plan(Order):
         seed: int = 0,
         epochs: int = 1,
         length: Length = "rows",
+        unlabelled: Turn = (),
+        unlabelled_batch_size: int | None = None,
     ) -> None:
         self.schedule = schedule
         self._encoded = encoded
         self._tasks = tasks
         self._seed = seed
         self._length = length
+        self._epochs = epochs
         self._streams = TaskStreams(
             encoded,
             tasks,
@@ -88,9 +97,12 @@ class Plan(Order):
         self.stopped: set[str] = set()
         streams = self._streams
         schedule.prepare(streams.labelled, epochs=epochs, union=streams.count)
-        left_out = len(encoded) - streams.count(tasks)
-        if left_out:
-            logger.info("%d training rows are labelled for no task: they are left out.", left_out)
+        check_own_sampling(schedule, own or {}, epochs)
+        self._views = ViewStreams(encoded, unlabelled, batch_size=unlabelled_batch_size or batch_size, seed=seed)
+        rest = len(encoded) - streams.count(tasks)
+        if rest:
+            use = f"serve as unlabelled rows for {listing(unlabelled)}" if unlabelled else "are left out"
+            logger.info("%d training rows are labelled for no task: they %s.", rest, use)
 
     @property
     def steps(self) -> int:
@@ -101,12 +113,21 @@ class Plan(Order):
         """Steps in the first `epochs` epochs, as far as it is known before they begin: at the most."""
         return sum(self._steps(epoch) for epoch in range(epochs))
 
+    def turn(self, step: int) -> Turn:
+        """The tasks that a step of the current epoch is for."""
+        return self._turns[step]
+
     def shares(self) -> dict[str, float]:
         """The share of the current epoch's steps that each task takes part in; nothing where that is always all."""
         if isinstance(self.schedule, Joint):
             return {}
         turns = Counter(task for turn in self._turns for task in turn)
         return {task: turns[task] / max(1, self.steps) for task in self._tasks}
+
+    def coming(self) -> set[str]:
+        """The tasks that can have a turn after the current epoch, as far as it is known."""
+        later = (self.schedule.pools(epoch) for epoch in range(self.epoch + 1, self._epochs))
+        return {task for pools in later for turn, share in pools.items() if share > 0 for task in turn}
 
     def probes(self) -> Iterator[Batch]:
         """Batches for measuring at the end of the current epoch: rows that are labelled for any task.
@@ -135,26 +156,37 @@ class Plan(Order):
 
     def __len__(self) -> int:
         """Batches that are left in the current epoch."""
-        return sum(self._streams.batches_in(turn, number) for _, turn, number in self._left())
+        return sum(
+            self._streams.batches_in(each.turn, each.number) + VIEWS * bool(each.viewing) for each in self._left()
+        )
 
     def __iter__(self) -> Iterator[Request]:
         """The batches of the current epoch, those of the steps that are done left out."""
         left = list(self._left())
-        return (request for step, turn, number in left for request in self._requests(step, turn, number))
+        return (request for each in left for request in self._requests(each))
 
-    def _left(self) -> Iterator[tuple[int, Turn, int]]:
-        """The steps of the current epoch that are not done: the number, the turn, and how often it was there before."""
+    def _left(self) -> Iterator[_Step]:
+        """The steps of the current epoch that are not done."""
         drawn = Counter(self._drawn)
         drawn.update(self._turns[: self.done])
+        viewed: Counter[Turn] = Counter()
+        for turn, steps in drawn.items():
+            viewed[self._views.tasks_of(turn)] += steps
         for step, turn in enumerate(self._turns[self.done :], start=self.done):
-            yield step, turn, drawn[turn]
+            viewing = self._views.tasks_of(turn)
+            # Tasks that have stopped change nothing in which rows a step has, but one that is for them alone has none.
+            wanted = not self.stopped.issuperset(viewing)
+            yield _Step(step, turn, drawn[turn], viewing if wanted else (), viewed[viewing])
             drawn[turn] += 1
+            viewed[viewing] += 1
 
-    def _requests(self, step: int, turn: Turn, number: int) -> Iterator[Request]:
-        turn_of_rows, batches = self._streams.step(turn, number)
-        sizes = self._streams.sizes(turn)
+    def _requests(self, step: _Step) -> Iterator[Request]:
+        turn_of_rows, batches = self._streams.step(step.turn, step.number)
+        sizes = self._streams.sizes(step.turn)
         for rows in batches:
-            yield Request(turn_of_rows, rows, turn, step, sizes)
+            yield Request(turn_of_rows, rows, step.turn, step.place, sizes)
+        if step.viewing:
+            yield from self._views.requests(step.viewing, step.viewed, step.place)
 
     def epoch_end(self, report: EpochReport) -> None:
         """Go on to the next epoch, for which the schedule may choose otherwise."""
@@ -192,6 +224,7 @@ class Plan(Order):
         for turn in dict.fromkeys(turns):
             # What does not fit is to show before the epoch begins.
             self._streams.passes(turn)
+            self._views.check(turn)
         return turns
 
     def _steps(self, epoch: int) -> int:
@@ -229,6 +262,38 @@ class Plan(Order):
         return min(of_task)
 
 
+class _Step(NamedTuple):
+    """One step of the current epoch.
+
+    Attributes:
+        place: Its place in the epoch.
+        turn: Whose turn it is.
+        number: How often this turn was there before, in all epochs.
+        viewing: The tasks that learn from rows without their labels in it.
+        viewed: How many steps there were before in which just these tasks could.
+    """
+
+    place: int
+    turn: Turn
+    number: int
+    viewing: Turn
+    viewed: int
+
+
+class StepBatches(NamedTuple):
+    """What a step is made of.
+
+    Attributes:
+        batches: Rows to be learned from by their labels; none where no row can be read.
+        views: Rows that lack labels; None: the step has none. There may be no row in them.
+        turn: The tasks that the step is for, whether or not any row could be read.
+    """
+
+    batches: list[Batch]
+    views: Views | None = None
+    turn: Turn = ()
+
+
 class Steps:
     """The batches of a loader, step by step.
 
@@ -245,16 +310,15 @@ class Steps:
         """Steps in the current epoch."""
         return self.plan.steps
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        """The batches of each step; none where no row of a step can be read."""
-        waiting: list[Batch] = []
-        current: int | None = None
-        for fetched in self.loader.fetched():
-            if current is not None and fetched.step != current:
-                yield waiting
-                waiting = []
-            current = fetched.step
-            if len(fetched.batch):
-                waiting.append(fetched.batch)
-        if current is not None:
-            yield waiting
+    def __iter__(self) -> Iterator[StepBatches]:
+        """What each step is made of."""
+        for number, step in groupby(self.loader.fetched(), key=lambda each: each.step):
+            batches: list[Batch] = []
+            views: dict[int, Batch] = {}
+            for fetched in step:
+                if fetched.view is not None:
+                    views[fetched.view] = fetched.batch
+                elif len(fetched.batch):
+                    batches.append(fetched.batch)
+            both = Views.of(*(views[view] for view in range(VIEWS))) if views else None
+            yield StepBatches(batches, both, self.plan.turn(number))

@@ -16,14 +16,44 @@ from polytask.training.run_folder import RunFolder
 logger = logging.getLogger("polytask")
 
 
-class RunWriter(EpochSink):
+class Saver(EpochSink):
+    """Takes part in writing checkpoints, as every process of a training has to: the first one writes them.
+
+    Args:
+        folder: The run folder.
+        module: What is trained.
+    """
+
+    def __init__(self, folder: RunFolder, module: MultiTaskModule) -> None:
+        self._folder = folder
+        self._module = module
+
+    def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
+        """See `EpochSink.epoch_done`."""
+        self.save()
+
+    def save(self) -> None:
+        """Write the last checkpoint anew.
+
+        Raises:
+            UserError: It cannot be written; the one before it is still there.
+        """
+        trainer = self._module.trainer
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self._folder.last)
+            return
+        # Lightning's own way is to move it here from the folder for temporary files, which may be another disk.
+        with replacing(self._folder.last) as temporary:
+            trainer.save_checkpoint(temporary)
+
+
+class RunWriter(Saver):
     """Writes an epoch's numbers and checkpoints into the run folder."""
 
     def __init__(
         self, folder: RunFolder, module: MultiTaskModule, *, tensorboard: bool, best_per_task: bool = False
     ) -> None:
-        self._folder = folder
-        self._module = module
+        super().__init__(folder, module)
         self._tensorboard = tensorboard
         self._best_per_task = best_per_task
         self._writer: Any = None
@@ -41,16 +71,6 @@ class RunWriter(EpochSink):
         if self._tensorboard:
             self._write_events(record)
         logger.debug("%s", record)
-
-    def save(self) -> None:
-        """Write the last checkpoint anew.
-
-        Raises:
-            UserError: It cannot be written; the one before it is still there.
-        """
-        # Lightning's own way is to move it here from the folder for temporary files, which may be another disk.
-        with replacing(self._folder.last) as temporary:
-            self._module.trainer.save_checkpoint(temporary)
 
     def close(self) -> None:
         """Complete what TensorBoard reads."""
@@ -79,12 +99,12 @@ class WithinEpochs(Callback):
     """Writes the last checkpoint in the middle of epochs too.
 
     Args:
-        writer: Writes it.
+        saver: Writes it.
         every: Steps from one to the next.
     """
 
-    def __init__(self, writer: RunWriter, every: int) -> None:
-        self._writer = writer
+    def __init__(self, saver: Saver, every: int) -> None:
+        self._saver = saver
         self._every = every
 
     def on_train_batch_end(
@@ -93,4 +113,4 @@ class WithinEpochs(Callback):
         """Called after each step; the end of an epoch has a checkpoint of its own."""
         assert isinstance(pl_module, MultiTaskModule)
         if pl_module.steps % self._every == 0 and not trainer.is_last_batch:
-            self._writer.save()
+            self._saver.save()

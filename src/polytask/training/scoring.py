@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polytask.data.batch import Batch
 from polytask.tasks import Task
+from polytask.training.processes import Processes
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -37,11 +38,18 @@ class Scorer:
 
     Args:
         tasks: The tasks to score.
+        processes: Those that have their part of each batch: `update` and `compute` are called in all of them, equally
+            often, and the first one sees all rows. None: this one alone.
     """
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], processes: Processes | None = None) -> None:
+        self._processes = processes
         self._tasks = {task.name: task for task in tasks}
         self._gathered = {task.name: _Gathered(task.metrics()) for task in tasks}
+        for gathered in self._gathered.values():
+            for metric in gathered.metrics.modules():
+                # Metrics would ask the other processes, but one sees all rows.
+                vars(metric)["distributed_available_fn"] = _never
 
     def update(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
         """Take in one batch.
@@ -62,14 +70,25 @@ class Scorer:
             gathered.targets.append(target)
             gathered.masks.append(mask)
             gathered.waiting += len(target)
-            if gathered.waiting >= _BUFFER_ROWS:
+        full = [name for name in outputs if self._gathered[name].waiting >= _BUFFER_ROWS]
+        if self._processes is None:
+            for name in full:
                 self._flush(name)
+        elif any(any(each) for each in self._processes.numbers([len(full)])):
+            self._flush_together(self._processes)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """`{task: {metric: value}}`, `loss` among the metrics; NaN where a value is not defined on these rows.
 
         A task without a label has no entry.
         """
+        if self._processes is None:
+            return self._computed()
+        self._flush_together(self._processes)
+        # The others get them from the first one, so that none decides otherwise for a rounding.
+        return self._processes.first(self._computed() if self._processes.rank == 0 else {})
+
+    def _computed(self) -> dict[str, dict[str, float]]:
         scores = {}
         for name, gathered in self._gathered.items():
             self._flush(name)
@@ -84,6 +103,26 @@ class Scorer:
             gathered.metrics.reset()
             self._gathered[name] = _Gathered(gathered.metrics)
 
+    def _flush_together(self, processes: Processes) -> None:
+        """Give the metrics of the first process what waits in all of them."""
+        own = {
+            name: [[part.cpu() for part in parts] for parts in (each.outputs, each.targets, each.masks)]
+            for name, each in self._gathered.items()
+            if each.waiting
+        }
+        found = processes.each(own)
+        device = next((part.device for each in self._gathered.values() for part in each.outputs), None)
+        for name, gathered in self._gathered.items():
+            gathered.outputs, gathered.targets, gathered.masks, gathered.waiting = [], [], [], 0
+            if processes.rank > 0:
+                continue
+            for outputs, targets, masks in (each[name] for each in found if name in each):
+                gathered.outputs += [part.to(device) for part in outputs]
+                gathered.targets += [part.to(device) for part in targets]
+                gathered.masks += [part.to(device) for part in masks]
+            gathered.waiting = sum(len(part) for part in gathered.targets)
+            self._flush(name)
+
     def _flush(self, name: str) -> None:
         gathered = self._gathered[name]
         if not gathered.waiting:
@@ -95,6 +134,10 @@ class Scorer:
         gathered.loss += float(task.loss(output, target, mask)) * gathered.waiting
         gathered.rows += gathered.waiting
         gathered.outputs, gathered.targets, gathered.masks, gathered.waiting = [], [], [], 0
+
+
+def _never() -> bool:
+    return False
 
 
 def baseline_outputs(tasks: Sequence[Task], batch: Batch) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class Best:
         epoch: Its epoch.
         waited: Evaluations since a value that counted.
         reference: The value that patience counts from.
+        stage: The stage that the best value is of; see `stage_of`.
     """
 
     criterion: str = MEAN_GAIN
@@ -61,17 +62,28 @@ class Best:
     epoch: int = -1
     waited: int = 0
     reference: float = math.nan
+    stage: int = 0
 
     @property
     def higher_is_better(self) -> bool:
         """The direction of the criterion."""
         return self.criterion == MEAN_GAIN or direction(self.criterion.rsplit("/", 1)[1]) == "max"
 
-    def update(self, value: float, epoch: int) -> bool:
-        """Take in the value of an epoch; true where it is the best so far. A NaN is never the best."""
+    def update(self, value: float, epoch: int, *, stage: int = 0, hold: bool = False) -> bool:
+        """Take in the value of an epoch; true where it is the best so far. A NaN is never the best.
+
+        Args:
+            value: The value.
+            epoch: Its epoch, counted from 0.
+            stage: What earlier stages have reached is forgotten: their values are not of the same tasks.
+            hold: Whether patience has not begun to run out yet.
+        """
+        if stage > self.stage:
+            self.stage = stage
+            self.value, self.epoch, self.reference, self.waited = math.nan, -1, math.nan, 0
         if self._better(value, self.reference, self.min_delta):
             self.reference, self.waited = value, 0
-        else:
+        elif not hold:
             self.waited += 1
         if not self._better(value, self.value, 0.0):
             return False
@@ -85,7 +97,7 @@ class Best:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on."""
-        return {name: getattr(self, name) for name in ("value", "epoch", "waited", "reference")}
+        return {name: getattr(self, name) for name in ("value", "epoch", "waited", "reference", "stage")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
@@ -98,6 +110,18 @@ class Best:
         if math.isnan(than):
             return True
         return value > than + margin if self.higher_is_better else value < than - margin
+
+
+def stage_of(criterion: str, tasks: Mapping[str, Task], started: Collection[str]) -> int:
+    """How many of the tasks that a criterion goes by have started.
+
+    Of the mean gain these are all that are not auxiliary. While some are still to come it is a mean over fewer tasks
+    than later, and no value to compare with: so with each one that starts, the choice begins anew. The best epoch is
+    then one in which all had started, or, where some never do, as many as ever did.
+    """
+    if criterion == MEAN_GAIN:
+        return sum(name in started for name, task in tasks.items() if not task.auxiliary)
+    return int(criterion.partition("/")[0] in started)
 
 
 def criterion_value(criterion: str, tasks: Mapping[str, Task], scores: Scores, baseline: Scores) -> float:

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from polytask.errors import UserError
+from polytask.training.semi_supervised import UnlabelledStep
 
 
 class NonFiniteLoss(UserError):
     """A task's loss, or a penalty of the sharing scheme, is not a number any more."""
 
-    def __init__(self, task: str, step: int, value: float, *, penalty: bool = False) -> None:
+    def __init__(self, task: str, step: int, value: float, *, penalty: bool = False, unlabelled: bool = False) -> None:
         what = f"penalty '{task}' of model.sharing" if penalty else f"loss of task '{task}'"
+        what += " on rows without labels" * unlabelled
         where = "" if penalty else f", and look for extreme values in the target and the inputs of '{task}'"
         super().__init__(
             f"The {what} became {value} at batch {step + 1} of the run. The checkpoints of complete epochs are kept. "
@@ -44,7 +46,9 @@ class StepLog:
         self._waiting: list[Tensor] = []
         self._present: list[tuple[str, ...]] = []
         self._rows_seen: list[tuple[int, ...]] = []
+        self._totals_seen: list[tuple[str, ...]] = []
         self._added: list[tuple[str, ...]] = []
+        self._unlabelled_seen: list[list[tuple[str, int]]] = []
         self.listener: Callable[[StepLog], None] | None = None
         self.batches = 0
         self.start_epoch()
@@ -53,6 +57,7 @@ class StepLog:
         """Forget the means of the epoch before."""
         self._totals = {task: _Total() for task in self._tasks}
         self._penalties: dict[str, _Total] = {}
+        self._unlabelled: dict[str, _Total] = {}
 
     def add(
         self,
@@ -61,6 +66,9 @@ class StepLog:
         weights: Tensor | None,
         rows: Sequence[int],
         penalties: Mapping[str, Tensor] | None = None,
+        *,
+        totals: Mapping[str, Tensor] | None = None,
+        unlabelled: Mapping[str, UnlabelledStep] | None = None,
     ) -> None:
         """Keep the numbers of one batch.
 
@@ -70,13 +78,24 @@ class StepLog:
             weights: Their weights as the balancer gave them, `[k]`, detached; None where it has none for them.
             rows: How many rows of the batch are labelled for each.
             penalties: What the sharing scheme adds to the objective, scalars by name.
+            totals: What these rows count together in the mean loss, scalars by task, where that is not their number.
+            unlabelled: What the rows without labels have shown, by task.
         """
-        penalties = penalties or {}
+        penalties, totals = penalties or {}, totals or {}
         self._added.append(tuple(penalties))
         self._present.append(tuple(tasks))
         self._rows_seen.append(tuple(rows))
+        self._totals_seen.append(tuple(totals))
         weights = losses.new_full(losses.shape, math.nan) if weights is None else weights.to(losses)
-        self._waiting.append(torch.cat([losses, weights, *(value.detach().view(1) for value in penalties.values())]))
+        more = [*totals.values(), *penalties.values()]
+        seen = []
+        for task, step in (unlabelled or {}).items():
+            for name, value in (("unlabelled", step.loss), ("confident", step.confident)):
+                if value is not None:
+                    seen.append((f"{task}/train/{name}", step.entries))
+                    more.append(value)
+        self._unlabelled_seen.append(seen)
+        self._waiting.append(torch.cat([losses, weights, *(value.detach().to(losses).view(1) for value in more)]))
         if len(self._waiting) >= self._every:
             self.flush()
 
@@ -90,22 +109,33 @@ class StepLog:
             return
         values = torch.cat(self._waiting).cpu().tolist()
         start = 0
-        for tasks, rows, added in zip(self._present, self._rows_seen, self._added, strict=True):
+        waiting = zip(
+            self._present, self._rows_seen, self._totals_seen, self._added, self._unlabelled_seen, strict=True
+        )
+        for tasks, rows, counted, added, unlabelled in waiting:
             losses = values[start : start + len(tasks)]
             weights = values[start + len(tasks) : start + 2 * len(tasks)]
             start += 2 * len(tasks)
+            totals = dict(zip(counted, values[start : start + len(counted)], strict=True))
+            start += len(counted)
             penalties = values[start : start + len(added)]
             start += len(added)
             for task, loss, weight, count in zip(tasks, losses, weights, rows, strict=True):
                 if not math.isfinite(loss):
                     raise NonFiniteLoss(task, self.batches, loss)
-                self._totals[task].add(loss, weight, count)
+                self._totals[task].add(loss, weight, totals.get(task, count))
             for name, penalty in zip(added, penalties, strict=True):
                 if not math.isfinite(penalty):
                     raise NonFiniteLoss(name, self.batches, penalty, penalty=True)
                 self._penalties.setdefault(name, _Total()).add(penalty, 0.0, 1)
+            for key, entries in unlabelled:
+                if not math.isfinite(values[start]):
+                    raise NonFiniteLoss(key.partition("/")[0], self.batches, values[start], unlabelled=True)
+                self._unlabelled.setdefault(key, _Total()).add(values[start], 0.0, entries)
+                start += 1
             self.batches += 1
-        self._waiting, self._present, self._rows_seen, self._added = [], [], [], []
+        self._waiting, self._present, self._rows_seen, self._totals_seen = [], [], [], []
+        self._added, self._unlabelled_seen = [], []
         if self.listener is not None:
             self.listener(self)
 
@@ -120,6 +150,7 @@ class StepLog:
             "batches": self.batches,
             "tasks": {task: list(vars(total).values()) for task, total in self._totals.items()},
             "penalties": {name: list(vars(total).values()) for name, total in self._penalties.items()},
+            "unlabelled": {key: list(vars(total).values()) for key, total in self._unlabelled.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -127,20 +158,26 @@ class StepLog:
         self.batches = state["batches"]
         self._totals |= {task: _Total(*values) for task, values in state["tasks"].items()}
         self._penalties = {name: _Total(*values) for name, values in state["penalties"].items()}
+        self._unlabelled = {key: _Total(*values) for key, values in state["unlabelled"].items()}
 
     def epoch_means(self) -> dict[str, float]:
         """`{"task/train/loss": mean over labelled rows, "task/train/weight": mean over batches}` since the epoch began.
 
-        Tasks without a label so far have no entry, and weights have none where the balancer has none. A penalty of the
-        sharing scheme is `sharing/train/NAME`, its mean over the batches.
+        The rows of a task with a `sample_weight` count in this mean as they do in that of a batch. Else each batch
+        counts by its number of labelled rows, also where classes or single labels of a row have weights. Tasks without
+        a label so far have no entry, and weights have none where the balancer has none. A penalty of the sharing scheme
+        is `sharing/train/NAME`, its mean over the batches. Rows without labels have
+        `task/train/unlabelled`, the mean loss over the entries that lack one, and `task/train/confident`, the share of
+        them that a label was made up for.
         """
         means = {}
         for task, total in self._totals.items():
-            if total.rows:
+            if total.rows > 0:
                 means[f"{task}/train/loss"] = total.loss / total.rows
                 if math.isfinite(total.weight):
                     means[f"{task}/train/weight"] = total.weight / total.batches
         means.update({f"sharing/train/{name}": total.loss / total.rows for name, total in self._penalties.items()})
+        means.update({key: total.loss / total.rows for key, total in self._unlabelled.items()})
         return means
 
 
@@ -150,10 +187,10 @@ class _Total:
 
     loss: float = 0.0
     weight: float = 0.0
-    rows: int = 0
+    rows: float = 0  # or what they count
     batches: int = 0
 
-    def add(self, loss: float, weight: float, rows: int) -> None:
+    def add(self, loss: float, weight: float, rows: float) -> None:
         self.loss += loss * rows
         self.weight += weight
         self.rows += rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,7 +12,9 @@ from polytask.data.encoded_rows import EncodedRows
 from polytask.data.samplers import Sampler, Shuffled, StreamRows
 from polytask.data.streams import Drawn, PassOrder, SeparateStreams, Stream
 from polytask.errors import UserError, at_key, listing
-from polytask.schedules import Turn
+from polytask.schedules import Schedule, Turn
+
+logger = logging.getLogger("polytask")
 
 
 class Sampling(NamedTuple):
@@ -178,3 +181,46 @@ class TaskStreams:
         if own is not None and own.sampler is not None:
             return f"training.tasks.{turn[0]}.sampler", own.sampler
         return "training.sampler", self._sampler or Shuffled()
+
+
+def check_own_sampling(schedule: Schedule, own: Mapping[str, Sampling], epochs: int) -> None:
+    """Make sure that what is said of single tasks is used: that they have turns of their own.
+
+    Args:
+        schedule: Prepared.
+        own: What is other for a turn of one task, by task.
+        epochs: How many there are.
+
+    Raises:
+        UserError: A task has none in any epoch. Where it has some only, there is a warning.
+    """
+    keys = {
+        task: f"training.tasks.{task}.{'batch_size' if each.sampler is None else 'sampler'}"
+        for task, each in own.items()
+        if each != Sampling()
+    }
+    if schedule.separately or not keys:
+        return
+    pools = [list(schedule.pools(epoch)) for epoch in range(epochs)]
+    for task, key in keys.items():
+        used = any((task,) in turns for turns in pools)
+        together = [
+            (epoch, turn) for epoch, turns in enumerate(pools) for turn in turns if task in turn and len(turn) > 1
+        ]
+        if not used and not schedule.regroups:
+            others = f": its turns are for {listing(together[0][1])} together" if together else ""
+            raise UserError(
+                f"{key} says how rows are drawn for '{task}' alone, but in this schedule '{task}' has no turn of its "
+                f"own{others}. Take it out, or take a schedule that draws each task's own rows: alternating, or joint "
+                "with draw: tasks."
+            )
+        if together:
+            first, last = together[0][0] + 1, together[-1][0] + 1
+            span = f"from epoch {first} on" if last == epochs else f"up to epoch {last}"
+            when = span if used else "unless it becomes a group of its own"
+            logger.warning(
+                "%s is not used %s: there '%s' has turns together with other tasks, whose rows training.sampler draws.",
+                key,
+                when,
+                task,
+            )

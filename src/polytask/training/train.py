@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import platform
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +19,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from polytask.config import Config, load_config
+from polytask.data.request import Share
 from polytask.errors import UserError
 from polytask.training.atomic import write_text
 from polytask.training.display import Display
 from polytask.training.job import Job, make_job
 from polytask.training.learned_plot import plot_learned
 from polytask.training.run_folder import RunFolder, check_free, json_number
-from polytask.training.run_writer import RunWriter, WithinEpochs
+from polytask.training.run_writer import RunWriter, Saver, WithinEpochs
 from polytask.training.saved_model import load_description, save_description, save_weights
+from polytask.training.task_account import log_account
+from polytask.training.together import Place, count_processes, leave, partners, trainer_arguments
 
 logger = logging.getLogger("polytask")
 
@@ -45,7 +51,7 @@ def train(config: Config, output: Path | None = None, *, display: Display | None
     """
     root = output or Path("runs") / config.run_name()
     check_free(root)
-    job = make_job(config)
+    job = make_job(config, share=Share(0, count_processes(config.training)))
     if display is not None:
         display.job(job)
     folder = RunFolder.create(root)
@@ -76,7 +82,8 @@ def resume(root: Path, *, display: Display | None = None) -> RunFolder:
     split = folder.read_split()
     # Before the first checkpoint there are no weights to go on with: it begins anew, with those that it began with.
     known = folder.last.is_file() and (folder.model / "config.json").is_file()
-    job = make_job(config, split, load_description(folder.model) if known else None)
+    share = Share(0, count_processes(config.training))
+    job = make_job(config, split, load_description(folder.model) if known else None, share)
     if "fingerprint" in summary and summary["fingerprint"] != job.sources.fingerprint:
         raise UserError(
             f"The data of '{root}' have changed since it was started, so that it cannot go on as it would have. "
@@ -88,6 +95,28 @@ def resume(root: Path, *, display: Display | None = None) -> RunFolder:
         display.job(job)
     _run(job, folder, display)
     return folder
+
+
+def assist(root: Path, place: Place, ready: Callable[[], None]) -> None:
+    """Train along in another process than the first, which has written the run's start and writes all else.
+
+    Args:
+        root: The run folder.
+        place: Where this process stands.
+        ready: Is called when the data have been read.
+
+    Raises:
+        UserError: The data or the configuration do not allow it, or a loss stopped being a number.
+    """
+    folder = RunFolder.open(root)
+    share = Share(place.rank, place.processes)
+    job = make_job(load_config(folder.config), folder.read_split(), load_description(folder.model), share)
+    job.module.sinks = [saver := Saver(folder, job.module)]
+    ready()
+    try:
+        _fit(job, folder, place, _within_epochs(job, saver))
+    finally:
+        leave()
 
 
 def _write_start(job: Job, folder: RunFolder) -> None:
@@ -106,14 +135,41 @@ def _run(job: Job, folder: RunFolder, display: Display | None) -> None:
     resumed = folder.last.is_file()
     if resumed:
         _catch_up(folder, best_per_task=settings.keep_best_per_task)
-    callbacks: list[Callback] = [] if display is None else [display.callback()]
-    if settings.checkpoint_every is not None:
-        callbacks.append(WithinEpochs(writer, settings.checkpoint_every))
-    with _log_file(folder.log), _quiet_lightning():
+    callbacks = _within_epochs(job, writer)
+    if display is not None:
+        callbacks.append(display.callback())
+    with _log_file(folder.log):
         logger.info("%s in %s", "Resumed" if resumed else "Started", folder.root)
+        started = time.monotonic()
+        try:
+            with partners(folder.root, job.share.processes) as place:
+                if place.processes > 1:
+                    logger.info("%d processes, each with its part of every batch", place.processes)
+                _fit(job, folder, place, callbacks)
+        finally:
+            writer.close()
+            if display is not None:
+                display.stop()
+        _finish(job, folder, seconds=time.monotonic() - started)
+        log_account(module.account.totals())
+        logger.info("Finished; best epoch %d", module.best.epoch + 1)
+
+
+def _within_epochs(job: Job, saver: Saver) -> list[Callback]:
+    every = job.config.training.checkpoint_every
+    return [] if every is None else [WithinEpochs(saver, every)]
+
+
+def _fit(job: Job, folder: RunFolder, place: Place, callbacks: list[Callback]) -> None:
+    """Train, from the last checkpoint where there is one.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it.
+    """
+    settings = job.config.training
+    with _quiet_lightning():
         trainer = Trainer(
             accelerator=settings.accelerator,
-            devices=1,
             precision=settings.precision,
             max_epochs=settings.epochs,
             reload_dataloaders_every_n_epochs=1,  # asked for its length again: epochs can have different ones
@@ -123,18 +179,23 @@ def _run(job: Job, folder: RunFolder, display: Display | None) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            **trainer_arguments(place),
         )
-        started = time.monotonic()
+        checkpoint = str(folder.last) if folder.last.is_file() else None
+        handler = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(module, job.train, job.valid, ckpt_path=str(folder.last) if resumed else None)
+            trainer.fit(job.module, job.train, job.valid, ckpt_path=checkpoint)
+        except SystemExit:
+            # Lightning ends the whole process where the user stops a training, and never hears of it again.
+            if not trainer.interrupted:
+                raise
+            raise KeyboardInterrupt from None
         finally:
-            writer.close()
-            if display is not None:
-                display.stop()
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        _finish(job, folder, seconds=time.monotonic() - started)
-        logger.info("Finished; best epoch %d", module.best.epoch + 1)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+        if job.module.processes is not None:
+            for unreadable in job.module.processes.each(dict(job.train.loader.unreadable)):
+                job.train.loader.note_unreadable(unreadable)
 
 
 def _catch_up(folder: RunFolder, *, best_per_task: bool) -> None:
@@ -170,12 +231,16 @@ def summarise(job: Job, seconds: float) -> dict[str, Any]:
     """The content of summary.json: what came out, on validation data, and what made it."""
     module = job.module
     best = module.history[module.best.epoch] if module.history else {}
+    spent = module.account.totals()
     tasks = {}
     for name, task in job.model.tasks.items():
         scores = {key.removeprefix(f"{name}/valid/"): best[key] for key in best if key.startswith(f"{name}/valid/")}
         tasks[name] = {
             "metric": task.metric,
             "auxiliary": task.auxiliary,
+            "steps": spent[name].steps,
+            "samples": spent[name].samples,
+            "seconds": round(spent[name].seconds, 3),
             "valid": {metric: json_number(value) for metric, value in scores.items()},
             "baseline": {metric: json_number(value) for metric, value in module.baseline.get(name, {}).items()},
             "best_epoch": own.epoch + 1 if (own := module.own.best[name]).epoch >= 0 else None,

@@ -49,6 +49,14 @@ def test_the_global_generator_is_left_alone(augmentation):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_gentle_changes_are_flips_and_moves_alone():
+    gentle, plain = Draws(3, 1, gentle=True), Draws(3, 1)
+    weak, strong = Augmentation(flip=True, crop=1), ALL[-1]
+    assert torch.equal(strong.apply(IMAGES, ROWS, gentle), weak.apply(IMAGES, ROWS, plain))
+    assert torch.equal(weak.apply(IMAGES, ROWS, gentle), weak.apply(IMAGES, ROWS, plain))
+    assert torch.equal(Augmentation(color=0.4).apply(IMAGES, ROWS, gentle), IMAGES)
+
+
 def test_a_flip_mirrors_about_half_of_the_images():
     flipped = Augmentation(flip=True).apply(IMAGES, ROWS, Draws(0, 0))
     mirrored = [torch.equal(new, old.flip(-1)) for new, old in zip(flipped, IMAGES, strict=True)]

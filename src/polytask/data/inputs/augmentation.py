@@ -20,6 +20,8 @@ _FLIP, _DOWN, _RIGHT, _TRANSFORM = range(4)
 class Augmentation:
     """Which changes are made.
 
+    `flip` and `crop` are the gentle ones (see `Draws.gentle`): the weak augmentation of FixMatch.
+
     Attributes:
         flip: Mirror half of the images, left to right.
         crop: Pixels by which an image is moved at most, up or down and left or right; black moves in.
@@ -57,7 +59,7 @@ class Augmentation:
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         if self.crop:
             images = _moved(images, rows, draws, self.crop)
-        if self.color or self.rand_augment:
+        if (self.color or self.rand_augment) and not draws.gentle:
             images = _transformed(images, draws.bits(rows, _TRANSFORM), self.transforms())
         return images
 

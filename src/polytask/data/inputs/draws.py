@@ -16,10 +16,12 @@ class Draws:
     Attributes:
         seed: The run's seed.
         epoch: Counted from 0; each epoch draws anew.
+        gentle: Whether only changes are wanted that hardly make a row harder to read.
     """
 
     seed: int
     epoch: int
+    gentle: bool = False
 
     def bits(self, rows: np.ndarray, stream: int) -> np.ndarray:
         """uint64 `[B]`: random bits for each row (int64 positions).

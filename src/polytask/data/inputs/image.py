@@ -132,7 +132,7 @@ class ImageInput(Input):
             try:
                 pixels = decode(cell, table.folder_of(int(rows[position]), self.column), self.channels, self._wanted)
             except UnreadableError as error:
-                return str(error)
+                return self._problem(error, cell, int(rows[position]), table)
             if pixels.shape != images.shape[1:]:
                 raise UserError(
                     f"{table.locate(int(rows[position]))}: the image is {_by(pixels.shape[1:])} pixels (height x "
@@ -145,11 +145,7 @@ class ImageInput(Input):
         problems = _map(read, self._cells(part, table))
         failures = {int(row): problem for row, problem in zip(rows, problems, strict=True) if problem is not None}
         if failures and self.on_error == "error":
-            row, problem = next(iter(failures.items()))
-            raise UserError(
-                f"{table.locate(row)}: {problem}. Mend the file, remove the row, or set on_error: skip to leave out "
-                "every row of this kind."
-            )
+            raise self._unreadable(*next(iter(failures.items())), table)
         return Encoding(Dense({"images": torch.from_numpy(images)}), failures)
 
     def collate(self, values: Encoded, rows: np.ndarray, draws: Draws | None) -> Tensor:
@@ -197,6 +193,17 @@ class ImageInput(Input):
         cells: list[Cell] = column.to_pylist()
         return cells
 
+    def _problem(self, error: UnreadableError, cell: Cell, row: int, table: Table) -> str:
+        return f"{error}{table.absence(row, self.column).reason}" if cell is None else str(error)
+
+    def _unreadable(self, row: int, problem: str, table: Table) -> UserError:
+        reason, ways = table.absence(row, self.column)
+        mend, remove = ways if reason else ("Mend the file", "remove the row")
+        return UserError(
+            f"{table.locate(row)}: {problem}. {mend}, {remove}, or set on_error: skip to leave out every row of this "
+            "kind."
+        )
+
     def _first_size(self, table: Table, rows: np.ndarray) -> tuple[int, int]:
         problem = "there are no rows"
         for positions, part in table.batches([self.column], rows, size=16):
@@ -205,9 +212,10 @@ class ImageInput(Input):
                     folder = table.folder_of(int(row), self.column)
                     _, height, width = decode(cell, folder, self.channels, None).shape
                 except UnreadableError as error:
-                    problem = f"{table.locate(int(row))}: {error}"
+                    problem = self._problem(error, cell, int(row), table)
                     if self.on_error == "error":
-                        raise UserError(f"{problem}. Mend the file, or remove the row.") from error
+                        raise self._unreadable(int(row), problem, table) from error
+                    problem = f"{table.locate(int(row))}: {problem}"
                 else:
                     return height, width
         raise UserError(f"None of the training images in '{self.column}' can be read; the last one: {problem}.")

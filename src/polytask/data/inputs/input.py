@@ -102,7 +102,7 @@ class Input(ABC):
 
     @property
     def augments(self) -> bool:
-        """Whether `collate` costs enough with `draws` to be worth worker processes."""
+        """Whether `collate` changes rows with `draws`, which costs enough to be worth worker processes."""
         return False
 
     @abstractmethod
@@ -130,7 +130,7 @@ def require_column(table: Table, column: str, purpose: str = "") -> None:
     Raises:
         UserError: There is no such column.
     """
-    if column not in table.columns:
+    if not table.has(column):
         raise UserError(
             f"{table.source} has no column '{column}'{purpose}.{closest(column, table.columns)} "
             f"Its columns: {listing(table.columns, limit=30)}."

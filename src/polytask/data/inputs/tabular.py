@@ -235,10 +235,11 @@ class TabularInput(Input):
 
     def _refuse_missing(self, missing: np.ndarray, rows: np.ndarray, table: Table) -> None:
         if missing.any():
-            row, column = np.argwhere(missing)[0]
+            found, number = np.argwhere(missing)[0]
+            row, column = int(rows[found]), self.columns[number]
+            reason, ways = table.absence(row, column)
             raise UserError(
-                f"{table.locate(int(rows[row]))}: '{self.columns[column]}' is empty. Fill the cell, remove the row, or "
-                "set missing: impute."
+                f"{table.locate(row)}: '{column}' is empty{reason}. {ways[0]}, {ways[1]}, or set missing: impute."
             )
 
 

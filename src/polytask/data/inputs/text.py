@@ -239,9 +239,10 @@ class TextInput(Input):
             raise UserError(f"{table.source}: the column '{self.column}' holds {column.type}, not text.")
         if column.null_count:
             row = int(rows[pc.index(pc.is_null(column), True).as_py()])
+            reason, ways = table.absence(row, self.column)
             raise UserError(
-                f"{table.locate(row)}: '{self.column}' is empty, and there is nothing else to predict from. "
-                "Fill the cell, or remove the row."
+                f"{table.locate(row)}: '{self.column}' is empty, and there is nothing else to predict from{reason}. "
+                f"{ways[0]}, or {ways[1]}."
             )
         return column.cast(pa.large_string()).combine_chunks()
 
