@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 
 from polytask.config import load_config
 from polytask.training.job import make_job
-from polytask.training.plan import StepBatches, Steps
+from polytask.training.steps import StepBatches, Steps
 
 EPOCHS = 5
 

@@ -19,14 +19,11 @@ from pydantic_core import PydanticUndefined
 from polytask.config.component import ComponentSpec
 from polytask.config.config import Config
 from polytask.config.reference import type_text
-from polytask.config.schema import (
-    DataConfig,
+from polytask.config.schema import DataConfig, InitFromConfig, ModelConfig, SplitConfig
+from polytask.config.training_schema import (
     EarlyStoppingConfig,
-    InitFromConfig,
     LROnPlateauConfig,
-    ModelConfig,
     RatesConfig,
-    SplitConfig,
     TaskStoppingConfig,
     TaskTrainingConfig,
     TrainingConfig,

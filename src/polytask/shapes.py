@@ -51,4 +51,20 @@ class TextShape:
     weightings: int = 0
 
 
-InputShape = TabularShape | ImageShape | TextShape
+@dataclass(frozen=True)
+class GraphShape:
+    """Graphs whose nodes and edges have features of a few values each.
+
+    The values of all features of a node have codes of one vocabulary: those of the first feature come first, then those
+    of the second... So do those of an edge.
+
+    Attributes:
+        node_features: For each feature of a node, the number of its values.
+        edge_features: For each feature of an edge, the number of its values; none where edges are all alike.
+    """
+
+    node_features: Sequence[int]
+    edge_features: Sequence[int] = ()
+
+
+InputShape = TabularShape | ImageShape | TextShape | GraphShape

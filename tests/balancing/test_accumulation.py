@@ -319,7 +319,7 @@ def test_the_last_layer_is_that_of_the_micro_batches_with_several_tasks(network,
 
 def test_what_cannot_work_without_a_network_is_refused(network, inputs):
     losses = summed(network, [inputs], 7).losses()
-    with pytest.raises(UserError, match=r"on='features' needs the features.*accumulated gradients"):
+    with pytest.raises(UserError, match=r"on='features' needs the features.*gradients that were added up"):
         make("upgrad", on="features").backward(losses, network.trunk.parameters())
     alone = GradientSum(network.parameters(), TASKS)
     for task in TASKS:

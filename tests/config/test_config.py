@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from polytask.config import ComponentSpec, Config, Kind, load_config
 from polytask.config.document import parse_document
-from polytask.config.schema import TrainingConfig
+from polytask.config.training_schema import TrainingConfig
 from polytask.errors import UserError, listing
 
 REVIEWS = """\

@@ -300,11 +300,28 @@ def test_images_that_cannot_be_read_at_all_are_the_users_error(images):
         images([(8, 8)], broken=range(24))
 
 
+def test_smiles_become_molecules_where_the_libraries_for_them_are_there(monkeypatch):
+    smiles = [f"{'C' * (length + 3)}O" for length in range(60)]
+    table = Table.of({"code": smiles, "size": np.arange(60) * 0.37, "active": ["yes", "no"] * 30}, "my.csv")
+    text = propose(table, "my.csv", ["active"])
+    assert "molecule: {type: graph, column: code, on_error: skip}" in text
+    assert "molecule: {type: gin" in text
+    monkeypatch.setattr("polytask.config.proposed_input.importlib.util.find_spec", lambda name: None)
+    assert "type: graph" not in propose(table, "my.csv", ["active"])
+
+
+def test_words_and_sentences_are_no_molecules():
+    words = [f"{word}{number}" for number, word in enumerate(["Cocoon", "Bison", "Cnidaria", "Onions"] * 15)]
+    for values in (words, [f"{word} CCO" for word in words]):
+        table = Table.of({"code": values, "active": ["yes", "no"] * 30}, "my.csv")
+        assert "type: graph" not in propose(table, "my.csv", ["active"])
+
+
 @pytest.mark.parametrize(
     ("file", "targets", "encoder", "tasks"),
     [
-        ("molecules/esol.csv", ["logSolubility"], "transformer", ["regression"]),
-        ("molecules/tox21.csv", ["NR-AR", "SR-p53"], "mlp", ["classification", "classification"]),
+        ("molecules/esol.csv", ["logSolubility"], "gin", ["regression"]),
+        ("molecules/tox21.csv", ["NR-AR", "SR-p53"], "gin", ["classification", "classification"]),
         (
             "emodb_8k/labels.csv",
             ["emotion", "speaker", "gender"],

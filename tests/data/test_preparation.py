@@ -132,7 +132,7 @@ def _smaller(batches):
 
 def test_the_inputs_are_a_family():
     assert isinstance(inputs.family, Family)
-    assert inputs.names() == ("image", "tabular", "text")
+    assert inputs.names() == ("graph", "image", "tabular", "text")
     assert isinstance(inputs.create("image", channels=1), ImageInput)
     with pytest.raises(UserError, match=r"There is no input 'txt'. Did you mean 'text'?"):
         inputs.create("txt")

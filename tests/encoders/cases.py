@@ -1,6 +1,6 @@
 """Every encoder once, small, with inputs it can read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,12 +8,15 @@ import torch
 
 from polytask import encoders
 from polytask.encoders import Encoder
-from polytask.shapes import ImageShape, TabularShape, TextShape
+from polytask.graphs import Graphs
+from polytask.shapes import GraphShape, ImageShape, TabularShape, TextShape
 
 ROWS = 5
 TABLE = TabularShape(numeric=3, cardinalities=(4, 7))
 TEXT = TextShape(vocabulary=50, length=16, padding=1)
 WEIGHTED = TextShape(vocabulary=50, length=16, padding=1, weightings=2)
+GRAPH = GraphShape(node_features=(4, 3), edge_features=(3, 2))
+ALIKE_EDGES = GraphShape(node_features=(4, 3))
 TINY = {
     "vocab_size": 50,
     "num_hidden_layers": 2,
@@ -46,6 +49,8 @@ class Case:
             codes = [torch.randint(n, (rows,), generator=random) for n in self.shape.cardinalities]
             numeric = torch.randn(rows, self.shape.numeric, generator=random)
             return {"numeric": numeric, "categorical": torch.stack(codes, dim=1)}
+        if isinstance(self.shape, GraphShape):
+            return graphs([1 + 2 * row for row in range(rows)], self.shape, random)
         found = texts([3 + 2 * row for row in range(rows)], random)
         if self.shape.weightings:
             weights = torch.rand(*found["ids"].shape, self.shape.weightings, generator=random)
@@ -58,6 +63,31 @@ def texts(lengths: list[int], random: torch.Generator) -> dict[str, torch.Tensor
     mask = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
     ids = torch.randint(5, TEXT.vocabulary, (len(lengths), longest), generator=random)
     return {"ids": ids.masked_fill(~mask, TEXT.padding), "mask": mask}
+
+
+def graphs(sizes: list[int], shape: GraphShape, random: torch.Generator) -> Graphs:
+    """Random graphs: a ring of the nodes (none of one node), each edge in both directions."""
+    rings = [torch.arange(size if size > 1 else 0) for size in sizes]
+    ends = [torch.stack([ring, ring.roll(1)]) for ring in rings]
+    both = [torch.cat([pair, pair.flip(0)], dim=1) for pair in ends]
+    edges = [pair.shape[1] for pair in both]
+    return Graphs.of(
+        codes(sum(sizes), shape.node_features, random),
+        torch.cat(both, dim=1),
+        codes(sum(edges), shape.edge_features, random),
+        torch.tensor(sizes),
+        torch.tensor(edges),
+    )
+
+
+def codes(count: int, features: Sequence[int], random: torch.Generator) -> torch.Tensor:
+    """Random features, all values of which occur where there is room for them."""
+    start, columns = 0, []
+    for values in features:
+        columns.append(start + torch.randint(values, (count,), generator=random))
+        columns[-1][:values] = start + torch.arange(values)[:count]
+        start += values
+    return torch.stack(columns, dim=1) if columns else torch.empty(count, 0, dtype=torch.int64)
 
 
 CASES = {
@@ -84,6 +114,12 @@ CASES = {
     "transformer-cls": Case(
         "transformer", TEXT, {"dim": 8, "heads": 2, "depth": 1, "positions": "sinusoidal", "pooling": "cls"}
     ),
+    "gcn": Case("gcn", GRAPH, {"dim": 8, "depth": 2}),
+    "gcn-layer": Case("gcn", ALIKE_EDGES, {"dim": 8, "depth": 1, "normalization": "layer", "pooling": "sum"}),
+    "gin": Case("gin", GRAPH, {"dim": 8, "depth": 2}),
+    "gin-alike-edges": Case("gin", ALIKE_EDGES, {"dim": 8, "depth": 1, "residual": False, "pooling": "attention"}),
+    "gat": Case("gat", GRAPH, {"dim": 8, "depth": 2, "heads": 2}),
+    "gat-none": Case("gat", ALIKE_EDGES, {"dim": 8, "depth": 1, "normalization": "none", "pooling": "max"}),
     "auto_model-bert": Case("auto_model", TEXT, {"name_or_path": "bert", "pretrained": False}),
     "auto_model-albert": Case("auto_model", TEXT, {"name_or_path": "albert", "pretrained": False, "pooling": "last"}),
 }

@@ -14,6 +14,7 @@ from torch import nn
 from polytask import encoders
 from polytask.components import FROM_DATA
 from polytask.encoders import Encoder, Features
+from polytask.graphs import Graphs
 from polytask.shapes import ImageShape, InputShape, TabularShape
 
 
@@ -26,6 +27,8 @@ def outputs_by_stage(encoder: Encoder, inputs: Any) -> list[Features]:
 
 
 def rows_of(inputs: Any, rows: slice) -> Any:
+    if isinstance(inputs, Graphs):
+        return inputs.select(torch.arange(len(inputs))[rows])
     return {key: value[rows] for key, value in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
 
 
@@ -40,8 +43,9 @@ def test_stages_end_in_a_vector_and_say_their_shapes(case):
     assert whole.isfinite().all()
     for name, features in zip(encoder.stage_names, found, strict=True):
         shape = encoder.stages[name].shape
-        channels = {"vector": -1, "tokens": -1, "map": 1}[shape.kind]
-        assert features.values.ndim == {"vector": 2, "tokens": 3, "map": 4}[shape.kind], name
+        channels = {"vector": -1, "tokens": -1, "map": 1, "nodes": -1}[shape.kind]
+        assert features.values.ndim == {"vector": 2, "tokens": 3, "map": 4, "nodes": 2}[shape.kind], name
+        assert (features.graphs is not None) == (shape.kind == "nodes"), name
         assert features.values.shape[channels] == shape.width, name
 
 
@@ -76,6 +80,8 @@ def test_a_stage_leaves_its_input_as_it_was(case):
 
 
 def leaves(inputs: Any) -> list[torch.Tensor]:
+    if isinstance(inputs, Graphs):
+        return list(vars(inputs).values())
     return list(inputs.values()) if isinstance(inputs, dict) else [inputs]
 
 
@@ -143,7 +149,7 @@ def test_building_depends_on_the_seed_alone_and_starts_in_training_mode(case):
 @pytest.mark.parametrize("name", encoders.names())
 def test_signature_is_typed_documented_and_ends_in_the_shape(name):
     cls = encoders.family.get(name)
-    assert cls.modality in ("tabular", "image", "text")
+    assert cls.modality in ("tabular", "image", "text", "graph")
     signature = inspect.signature(cls)
     hints = get_type_hints(cls.__init__, include_extras=True)
     documented = inspect.getdoc(cls).partition("Args:")[2]
@@ -165,6 +171,9 @@ def test_family_lists_all_encoders():
         "bigru",
         "cnn",
         "ft_transformer",
+        "gat",
+        "gcn",
+        "gin",
         "mlp",
         "resnet",
         "tabular_resnet",

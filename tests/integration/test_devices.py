@@ -124,16 +124,18 @@ def test_a_process_that_ends_is_named_and_its_log_is_kept(folder):
     assert "Process 2 of 2 stopped" in (folder / "run" / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_ctrl_c_says_how_to_go_on_and_leaves_no_process_behind(folder, devices):
+def test_what_ends_a_training_says_how_to_go_on_and_leaves_nothing_behind(folder, devices, number):
     process = start(folder, "config.yaml", f"training.devices={devices}", "training.epochs=2000", "-o", "run", "-q")
     wait_for((folder / "run" / "checkpoints" / "last.ckpt").is_file)
     others = partners(process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "polytask train --resume run" in output.replace("\n", " ")
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in others)
+    assert not list((folder / "run").glob("process-*"))
 
 
 def test_the_reason_of_another_process_is_the_reason(folder):
@@ -152,11 +154,19 @@ def test_the_reason_of_another_process_is_the_reason(folder):
     assert "Process 2 of 2 stopped: The second one cannot go on." in output.replace("\n", " ")
 
 
+def test_what_a_process_prints_before_its_work_begins_is_no_report(folder, monkeypatch):
+    (folder / "sitecustomize.py").write_text("print('hello')\nprint(1)\nprint('no end of line', end='')\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    polytask(folder, "config.yaml", "training.devices=2", "training.epochs=1", "-o", "run", "-q")
+    assert len(metrics(folder / "run")) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (("schedule.type=meta",), "Meta-learning runs in one process"),
         (("balancing={type: auto_lambda, main: [price]}",), "auto_lambda looks ahead, in one process only"),
+        (("balancing={type: upgrad, on: features}",), "on: features looks at the features of one batch"),
         (("training.devices=0",), "expected a number of at least 1 or 'auto'"),
     ],
 )

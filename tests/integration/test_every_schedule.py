@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from polytask import UserError, schedules
 from polytask.config import load_config
 from polytask.schedules import orders
-from polytask.training.module import EpochSink
+from polytask.training.epochs import EpochSink
 from polytask.training.train import resume, train
 
 pytestmark = pytest.mark.integration

@@ -21,7 +21,12 @@ def table(tmp_path_factory):
     tone = np.array([sum(WORDS[word] for word in text) for text in texts])
     rows = pd.DataFrame(x, columns=["a", "b", "c"])
     rows["text"] = [" ".join(text) for text in texts]
-    for modality, signal in (("row", x @ [1, 2, -1]), ("text", tone / tone.std())):
+    carbons, oxygens, rings = (draw.integers(0, top, 240) for top in (6, 4, 3))
+    parts = zip(carbons.tolist(), oxygens.tolist(), rings.tolist(), strict=True)
+    rows["smiles"] = [f"C{'C' * c}{'C(O)' * o}N{'C1CC1' * (r > 0)}" for c, o, r in parts]
+    chemistry = oxygens - 0.5 * (rings > 0)
+    signals = {"row": x @ [1, 2, -1], "text": tone / tone.std(), "molecule": chemistry / chemistry.std() - 1}
+    for modality, signal in signals.items():
         rows[f"{modality} {FIRST}"] = signal + 0.1 * draw.normal(size=240)
         rows[f"{modality} {SECOND}"] = np.where(signal > 0, "yes", "no")
         rows[f"{modality} {THIRD}"] = np.array(["x", "y", "z"])[np.digitize(signal, [-0.7, 0.7])]
@@ -39,6 +44,7 @@ INPUTS = {
         {"type": "text", "column": "text", "tokenizer": "words", "buckets": 500},
         {"type": "transformer", "dim": 16, "heads": 2, "depth": 2},
     ),
+    "molecule": ({"type": "graph", "column": "smiles"}, {"type": "gcn", "dim": 16, "depth": 2, "dropout": 0.0}),
 }
 
 
@@ -53,7 +59,7 @@ def parameters_of(name, tasks):
 
 @pytest.mark.parametrize("modality", INPUTS)
 @pytest.mark.parametrize("name", sharing.names())
-def test_it_trains_and_predicts_on_tables_and_texts(polytask, tmp_path, table, name, modality):
+def test_it_trains_and_predicts_on_tables_texts_and_graphs(polytask, tmp_path, table, name, modality):
     reader, encoder = INPUTS[modality]
     columns = {task: f"{modality} {task}" for task in TASKS}
     config = {

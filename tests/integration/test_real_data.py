@@ -124,3 +124,28 @@ def test_pacs(prepared, polytask, process, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     predicted = pd.read_parquet(tmp_path / "out.parquet")
     assert list(predicted["style"]).count("sketch") >= 3
+
+
+def test_tox21(prepared, polytask, process, tmp_path: Path):
+    config = prepared("tox21", "molecules")
+    table = pd.read_csv(tmp_path / "tox21.csv")
+    some = pd.concat([table[1300:1345], table.dropna().groupby("NR-AhR").head(60)]).drop_duplicates("smiles")
+    some.to_csv(tmp_path / "tox21.csv", index=False)
+    small = ["training.epochs=2", "model.encoders.molecule.dim=16", "balancing=upgrad", "data.split.test=0.2"]
+    run = trained(polytask, config, *small)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["skipped_rows"] == 1, "a complex of aluminium"
+    assert len(scores(polytask, run)["tasks"]) == 12
+    # What is said of rows that are left out must not stand in the JSON.
+    broken = some.head(30).assign(smiles=["CC(", *some.smiles.head(30)[1:]])
+    broken.to_csv(tmp_path / "broken.csv", index=False)
+    skipped = {row for row in some.index[:30] if row == 1322}
+    assert scores(polytask, run, "--data", "broken.csv")["rows"] == 30 - 1 - len(skipped)
+    (tmp_path / "tox21.csv").unlink()
+    smiles = ["CCO", "C", "c1ccccc1.[Na+].[Cl-]", "CC(=O)Oc1ccccc1C(=O)O"]
+    pd.DataFrame({"smiles": smiles}).to_csv(tmp_path / "new.csv", index=False)
+    done = process("predict", "run", "new.csv", "-o", "out.csv")
+    assert done.returncode == 0, done.stderr
+    predicted = pd.read_csv(tmp_path / "out.csv")
+    assert set(predicted["SR-p53"]) <= {"active", "inactive"}
+    assert predicted[["SR-p53_p_active", "SR-p53_p_inactive"]].sum(axis=1).sub(1).abs().max() < 1e-5

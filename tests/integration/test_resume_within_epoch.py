@@ -196,7 +196,8 @@ def test_a_run_that_is_killed_right_after_its_last_checkpoint_is_completed(peopl
     settings = config(people, training={"optimizer": {"type": "adamw", "lr": 0.01}})
     whole = train(settings, tmp_path / "whole")
     run = train(settings, tmp_path / "run")
-    assert torch.load(run.last, weights_only=True)["polytask"]["best"]["epoch"] == 2, "the last epoch is the best"
+    epochs = torch.load(run.last, weights_only=True)["polytask"]["epochs"]
+    assert epochs["best"]["epoch"] == 2, "the last epoch is the best"
     run.write_summary({**run.read_summary(), "status": "running"})
     if missing == "best":
         (run.root / "checkpoints" / "best.ckpt").write_bytes(b"that of an earlier epoch")

@@ -52,11 +52,11 @@ SCHEMES = {**{name: (name, NEEDED.get(name, {})) for name in sharing.names()}, *
 
 ENCODERS = (
     "mlp", "tabular_resnet", "ft_transformer", "cnn", "resnet", "vgg", "timm-transformer", "bag", "bag-weighted",
-    "bigru", "text_cnn", "transformer", "auto_model-bert",
+    "bigru", "text_cnn", "transformer", "auto_model-bert", "gcn", "gin", "gat",
 )  # fmt: skip
 
-OF_EACH_KIND = ("tabular_resnet", "cnn", "transformer")
-"""Encoders with vectors, maps and tokens between their stages, for the variants."""
+OF_EACH_KIND = ("tabular_resnet", "cnn", "transformer", "gin")
+"""Encoders with vectors, maps, tokens and nodes between their stages, for the variants."""
 
 CHOOSING = {"adashare", "ltb"}
 """Schemes that learn choices: in evaluation no loss reaches these, so reach is tested while they are drawn."""

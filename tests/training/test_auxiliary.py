@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from polytask.config import Config
+from polytask.config.without_auxiliary import without_auxiliary
 from polytask.errors import UserError
 from polytask.tasks import Classification, Regression
 from polytask.training.auxiliary import make_balancer
-from polytask.training.auxiliary_check import Comparison, check_auxiliary, without_auxiliary
+from polytask.training.auxiliary_check import Comparison, check_auxiliary
 from polytask.training.balanced_step import BalancedStep
 from polytask.training.job import make_job
 from polytask.training.module import MultiTaskModule
@@ -87,7 +88,7 @@ def test_it_has_to_be_known_which_tasks_are_the_main_ones(table):
 def test_a_criterion_of_an_auxiliary_task_is_followed_with_a_warning(table, caplog):
     with caplog.at_level(logging.WARNING, logger="polytask"):
         job = make_job(config(table, training={"selection": "extra/valid/mae"}))
-    assert job.module.best.criterion == "extra/valid/mae"
+    assert job.module.epochs.best.criterion == "extra/valid/mae"
     assert "'extra' is an auxiliary task" in caplog.text
 
 
@@ -146,37 +147,12 @@ def test_the_same_without_auxiliary_tasks_has_the_same_rows_in_the_same_order(ta
     assert steps == [[batch.rows.tolist() for batch in step.batches] for step in other.train]
 
 
-def test_what_names_an_auxiliary_task_goes_with_it(table):
-    static = {"type": "static", "weights": {"kind": 1.0, "size": 2.0, "extra": 0.5}}
-    relations = [
-        {"type": "cascade", "task": "kind", "reads": "extra"},
-        {"type": "cascade", "task": "kind", "reads": "size"},
-    ]
-    settings = config(
-        table,
-        static,
-        model={"relations": relations},
-        training={"tasks": {"extra": {"lr_scale": 4.0}, "size": {"lr_scale": 8.0}}},
-    )
-    plain = without_auxiliary(settings, 5)
-    assert plain.balancing.parameters["weights"] == {"kind": 1.0, "size": 2.0}
-    assert len(plain.model.relations) == 1
-    assert list(plain.training.tasks) == ["size"]
-    assert plain.training.epoch_length == 5
-    assert without_auxiliary(config(table, "gradient_cosine"), 5).balancing.type == "equal"
-
-
 def test_what_cannot_do_without_an_auxiliary_task_is_said_before_the_training(polytask, table, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(config(table, training={"selection": "extra/valid/mae"}).to_yaml())
     code, _, err = polytask("train", path, "--check-auxiliary", "--output", tmp_path / "run")
     assert code == 2 and "Without 'extra' there is nothing to compare with" in err.replace("\n", " ")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_schedule_forgets_what_it_says_of_an_auxiliary_task(table):
-    settings = config(table, schedule={"type": "curriculum", "start": {"extra": 2, "size": 2}}, training={"epochs": 3})
-    assert list(without_auxiliary(settings, 5).schedule.parameters["start"]) == ["size"]
 
 
 def test_the_check_compares_and_writes_down(table, tmp_path):
@@ -193,12 +169,6 @@ def test_the_check_compares_and_writes_down(table, tmp_path):
     before = sorted(path.stat().st_mtime_ns for path in (folder.root / "auxiliary").glob("*/summary.json"))
     assert check_auxiliary(settings, folder, seeds=2) == check
     assert before == sorted(path.stat().st_mtime_ns for path in (folder.root / "auxiliary").glob("*/summary.json"))
-
-
-def test_a_check_needs_auxiliary_tasks(table, tmp_path):
-    plain = config(table, tasks={"size": {"type": "regression"}})
-    with pytest.raises(UserError, match="No task is auxiliary"):
-        without_auxiliary(plain, 5)
 
 
 @pytest.mark.parametrize(
@@ -246,18 +216,3 @@ def test_resuming_with_a_look_ahead_is_exact(table, tmp_path, monkeypatch):
     monkeypatch.undo()
     resumed = resume(tmp_path / "part")
     assert resumed.metrics.read_text() == whole.metrics.read_text()
-
-
-def test_without_auxiliary_tasks_inputs_read_nothing_more_and_sources_without_a_task_go(table):
-    named = {"first": {"train": str(table)}, "second": {"train": str(table)}}
-    changed = config(
-        table,
-        data=named,
-        tasks={
-            "kind": {"type": "classification", "sources": "first"},
-            "extra": {"type": "regression", "sources": "second", "auxiliary": True, "sample_weight": "w"},
-        },
-    )
-    plain = without_auxiliary(changed, 5, ["first"])
-    assert list(plain.sources) == ["first"]
-    assert {"extra", "w"} <= set(plain.inputs["row"].parameters["exclude"])

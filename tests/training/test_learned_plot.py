@@ -3,8 +3,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from polytask.training.learned_numbers import LearnedNumber
 from polytask.training.learned_plot import plot_learned
-from polytask.training.module import LearnedNumber
 
 
 def numbers(epochs=3, tables=("gates",)):

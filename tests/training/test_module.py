@@ -12,8 +12,8 @@ from polytask.model import MultiTaskModel
 from polytask.shapes import TabularShape
 from polytask.tasks import Classification, Regression
 from polytask.training.module import MultiTaskModule
-from polytask.training.plan import StepBatches
 from polytask.training.selection import Best
+from polytask.training.steps import StepBatches
 from polytask.training.transfer import Transfer
 
 
@@ -121,10 +121,10 @@ def test_history_has_losses_weights_scores_and_the_mean_gain():
     data = batches(4)
     trained = module(model(), data)
     fit(trained, data, batches(2, seed=1))
-    assert [record["epoch"] for record in trained.history] == [1, 2]
+    assert [record["epoch"] for record in trained.epochs.history] == [1, 2]
     keys = {"a/train/loss", "a/train/weight", "a/valid/accuracy", "b/valid/mae", "valid/mean_gain", "lr", "step"}
-    assert keys <= set(trained.history[-1])
-    assert trained.best.epoch in (0, 1)
+    assert keys <= set(trained.epochs.history[-1])
+    assert trained.epochs.best.epoch in (0, 1)
 
 
 def test_the_balancers_parameters_learn_with_the_optimiser():

@@ -202,7 +202,7 @@ def test_a_stopped_task_in_a_run(table, tmp_path, how):
         assert summary["tasks"][task]["best_epoch"] == best + 1
         assert summary["tasks"][task]["best_value"] == pytest.approx(values[best])
         kept = torch.load(folder.best_of(task), weights_only=True)
-        assert len(kept["polytask"]["history"]) == best + 1
+        assert len(kept["polytask"]["epochs"]["history"]) == best + 1
     last = torch.load(folder.last, weights_only=True)
     assert last["polytask"]["own"]["stopped"] == {"size": 1}
 

@@ -11,7 +11,8 @@ from polytask.data.table import Table
 from polytask.errors import UserError
 from polytask.labels import TargetSpec
 from polytask.schedules import Alternating, Curriculum, EpochReport, Hybrid, Joint, PretrainFinetune
-from polytask.training.plan import Plan, Steps
+from polytask.training.plan import Plan
+from polytask.training.steps import Steps
 from polytask.training.task_streams import Sampling
 
 ROWS = 40
@@ -121,12 +122,6 @@ def test_a_task_without_rows_is_refused_where_it_has_a_turn_of_its_own():
     loader = preparation.loader(table, np.array([1, 2, 3]), batch_size=2, training=True, order=order)
     with pytest.raises(UserError, match="No training row is labelled for 'b'"):
         len(loader)
-
-
-def test_a_length_that_names_no_task_is_refused():
-    found = steps(Alternating(), length="aa")
-    with pytest.raises(UserError, match=r"training.epoch_length is 'aa', which is no task. Did you mean 'a'"):
-        len(found)
 
 
 def test_probes_have_rows_of_all_tasks_and_follow_from_the_epoch():

@@ -1,10 +1,12 @@
 """Steps of two processes, each with its part of the rows, beside the same steps of one."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import nn
 
 from polytask import balancing
@@ -144,7 +146,12 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    started = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(2)]
+    try:
+        assert [each.wait(timeout=300) for each in started] == [0, 0]
+    finally:
+        for each in started:
+            each.kill()
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -189,3 +196,7 @@ def test_the_shares_of_a_request_are_all_of_it_once(processes):
         assert set(share.positions[first : first + second]) <= {9, 4, 7}
         assert first + second == len(share.positions)
         assert (share.epoch, share.tasks, share.step) == (3, ("a", "b"), 2)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), sys.argv[2])

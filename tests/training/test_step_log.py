@@ -36,6 +36,15 @@ def test_it_looks_at_the_numbers_at_intervals_only():
     assert looks == [3, 6]
 
 
+def test_a_batch_without_weights_leaves_those_of_the_others():
+    log = StepLog(["a"], every=10)
+    add(log, a=1.0, weight=0.5)
+    add(log, a=1.0)
+    add(log, a=1.0, weight=1.5)
+    log.flush()
+    assert log.epoch_means()["a/train/weight"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_is_named_with_its_batch(value: float):
     log = StepLog(["a", "b"], every=5)

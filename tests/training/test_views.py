@@ -18,7 +18,8 @@ from polytask.data.table import Table
 from polytask.errors import UserError
 from polytask.labels import TargetSpec
 from polytask.schedules import Alternating, EpochReport, Hybrid, Joint
-from polytask.training.plan import Plan, Steps
+from polytask.training.plan import Plan
+from polytask.training.steps import Steps
 from polytask.training.views import Views
 
 ROWS = 40

@@ -140,8 +140,9 @@ def shared_features(planned: Plan, losses: Sequence[Tensor]) -> Features:
     """
     if stand_ins_behind(losses) is not None:
         raise UserError(
-            "on='features' needs the features, which accumulated gradients (GradientSum) do not have. Use "
-            "on='parameters' or on='last', or call backward for each micro-batch."
+            "on='features' needs the features, which gradients that were added up do not have (GradientSum; in a "
+            "configuration training.accumulate, or several training.devices). Use on='parameters' or on='last', or "
+            "call backward for each micro-batch."
         )
     features = features_of(planned.graph, planned.shared)
     if features is None:

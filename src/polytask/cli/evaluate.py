@@ -19,10 +19,13 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a trained model on test data, or on a table of your own, beside a constant prediction."""
+    from rich.console import Console
+
     from polytask.cli.output import GAIN_NOTE, console, evaluation_table, log_to_console, print_json
     from polytask.evaluation import Run
 
-    shown = console()
+    # Rows that are left out are said in warnings, which are no JSON.
+    shown = Console(stderr=True) if json else console()
     log_to_console(shown, quiet=json)
     evaluation = Run(run).evaluate(data, part, source=source, batch_size=batch_size)
     if json:

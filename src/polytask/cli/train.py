@@ -81,7 +81,7 @@ def train(
             shown.print("Dry run: all is well, nothing was trained or written.")
             return
         if check_auxiliary:
-            from polytask.training.auxiliary_check import without_auxiliary
+            from polytask.config.without_auxiliary import without_auxiliary
 
             without_auxiliary(loaded, steps_per_epoch=1)  # what cannot be compared is to show before the training
         root = output or Path("runs") / loaded.run_name()

@@ -4,7 +4,8 @@ from polytask.config.component import ComponentSpec
 from polytask.config.config import Config, load_config
 from polytask.config.families import Kind
 from polytask.config.json_schema import json_schema
-from polytask.config.schema import DataConfig, EarlyStoppingConfig, ModelConfig, TrainingConfig, TransferConfig
+from polytask.config.schema import DataConfig, ModelConfig
+from polytask.config.training_schema import EarlyStoppingConfig, TrainingConfig, TransferConfig
 
 __all__ = [
     "ComponentSpec",

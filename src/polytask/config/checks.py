@@ -12,7 +12,8 @@ from polytask.config.data_checks import data_problems
 from polytask.config.document import KeyPath
 from polytask.config.errors import Problem
 from polytask.config.families import Kind, family_of
-from polytask.config.schema import MEAN_GAIN, ModelConfig
+from polytask.config.schema import ModelConfig
+from polytask.config.training_schema import MEAN_GAIN
 from polytask.errors import UserError, closest, listing
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from polytask.config.overrides import apply_overrides
 from polytask.config.schema import (
     DEFAULTS,
     ENCODERS,
-    MEAN_GAIN,
     BalancerSpec,
     DataConfig,
     DataSpec,
@@ -34,8 +33,8 @@ from polytask.config.schema import (
     ScheduleSpec,
     Section,
     TaskSpec,
-    TrainingConfig,
 )
+from polytask.config.training_schema import MEAN_GAIN, TrainingConfig
 from polytask.errors import UserError, closest, listing
 
 

@@ -1,4 +1,4 @@
-"""What the network could read: an image, a text, or the table's columns together."""
+"""What the network could read: an image, a molecule, a text, or the table's columns together."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 from polytask.config.proposed_task import counts_rows, sample
 from polytask.data.column_types import ColumnType
 from polytask.data.inputs.image_decoding import UnreadableError, decode
+from polytask.data.inputs.molecules import fraction_readable
 from polytask.data.table import Table
 from polytask.errors import UserError, listing
 
 _IMAGES_LOOKED_AT = 32
+_MOLECULES_LOOKED_AT = 200
 _GREATEST_SIDE = 224
 _PLAIN = (ColumnType.NUMBER, ColumnType.BOOLEAN, ColumnType.CATEGORY)
 
@@ -46,7 +48,7 @@ class ProposedInput:
 
 
 def propose_input(table: Table, taken: Collection[str]) -> ProposedInput:
-    """The input that says most: an image before a text before the other columns.
+    """The input that says most: an image before a molecule before a text before the other columns.
 
     Args:
         table: The table.
@@ -59,10 +61,13 @@ def propose_input(table: Table, taken: Collection[str]) -> ProposedInput:
     images = [column for column in free if table.types[column] is ColumnType.IMAGE]
     texts = _texts(table, free)
     plain = [column for column in free if table.types[column] in _PLAIN and _says_something(table, column)]
+    molecules = [column for column in texts if _readable_molecules(table, column) > 0.9]
     incomplete = [column for column in texts if table.column(column).null_count]
     complete = [column for column in texts if column not in incomplete]
     if images:
         proposed = _image(table, images[0])
+    elif molecules:
+        proposed = _molecule(molecules[0])
     elif complete and (_is_prose(table, complete[0]) or not plain):
         proposed = _text(table, complete[0])
     elif plain:
@@ -132,6 +137,24 @@ def _text(table: Table, column: str) -> ProposedInput:
     # Formulas, codes, names: what counts is inside the words.
     component = {"type": "text", "column": column, "lowercase": False, "length": 128}
     return ProposedInput("text", component, {"type": "transformer", "dim": 128, "depth": 2}, [], 1e-3, 256)
+
+
+def _readable_molecules(table: Table, column: str) -> float:
+    """The share of a text column's values that are SMILES; 0 where the libraries for molecules are not installed."""
+    if any(importlib.util.find_spec(library) is None for library in ("rdkit", "torch_geometric")):
+        return 0.0
+    texts = sample(table, column).drop_null().slice(0, _MOLECULES_LOOKED_AT)
+    # No word of a language is longer than a few letters and a molecule.
+    if not len(texts) or pc.mean(pc.utf8_length(texts)).as_py() < 5 or _mean_words(table, column) > 1.1:
+        return 0.0
+    return fraction_readable(texts.to_pylist())
+
+
+def _molecule(column: str) -> ProposedInput:
+    component = {"type": "graph", "column": column, "on_error": "skip"}
+    comments = ["SMILES, read as molecules. Rows that are none are skipped and counted; on_error: error refuses them."]
+    encoder = {"type": "gin", "dim": 128, "depth": 4, "dropout": 0.2}
+    return ProposedInput("molecule", component, encoder, comments, largest_batch=256)
 
 
 def _image(table: Table, column: str) -> ProposedInput:

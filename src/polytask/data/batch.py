@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polytask.graphs import Graphs
+
 
 @dataclass(frozen=True)
 class Partners:
@@ -35,7 +37,7 @@ class Batch:
     """B rows, encoded.
 
     Attributes:
-        inputs: What each encoder reads, by input name: a tensor, or tensors by name, with B rows each.
+        inputs: What each encoder reads, by input name: a tensor, graphs, or such by name, with B rows each.
         targets: Each task's target: int64 `[B]` (category), float32 `[B, L]` of 0 and 1 (labels), float32 `[B, M]` in
             the user's units (numbers). What is missing holds 0.
         masks: Where `targets` has a label: bool, of the same shape as the target.
@@ -117,7 +119,7 @@ class Batch:
             task: None if each is None or len(each) == len(rows) else torch.searchsorted(rows, each)
             for task, each in kept.labelled.items()
         }
-        return replace(kept._map(lambda tensor: tensor[rows], only_rows=True), labelled=labelled)
+        return replace(kept._map(partial(_select, rows), only_rows=True), labelled=labelled)
 
     def paired(self, inputs: Mapping[str, Any], partners: Tensor, share: float) -> Batch:
         """Mixed rows: each with another row's labels beside its own.
@@ -149,19 +151,19 @@ class Batch:
 
     def part(self, rows: Tensor) -> Batch:
         """Some of the rows, by their numbers in this batch; on a device, it is waited for."""
-        smaller = self._map(lambda tensor: tensor[rows.to(tensor.device)], only_rows=True)
+        smaller = self._map(partial(_select, rows), only_rows=True)
         known = smaller.targets, smaller.masks, smaller.rows, smaller.weights
         return Batch.of(smaller.inputs, *known, partners=smaller.partners)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._map(_each(lambda tensor: tensor.to(device, non_blocking=non_blocking)))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by the DataLoader)."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._map(_each(lambda tensor: tensor.pin_memory()))
 
-    def _map(self, function: Callable[[Tensor], Tensor], *, only_rows: bool = False) -> Batch:
+    def _map(self, function: Callable[[Any], Any], *, only_rows: bool = False) -> Batch:
         over = partial(_over, function)
         return replace(
             self,
@@ -176,9 +178,19 @@ class Batch:
         )
 
 
-def _over(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """A value with `function` applied to all tensors in it."""
-    if isinstance(value, Tensor):
+def _select(rows: Tensor, value: Any) -> Any:
+    """Some rows of a tensor, or of graphs, on their own device."""
+    return value.select(rows) if isinstance(value, Graphs) else value[rows.to(value.device)]
+
+
+def _each(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+    """The function for a tensor, or for graphs: for each of their tensors."""
+    return lambda value: value.map(function) if isinstance(value, Graphs) else function(value)
+
+
+def _over(function: Callable[[Any], Any], value: Any) -> Any:
+    """A value with `function` applied to all tensors and graphs in it."""
+    if isinstance(value, Tensor | Graphs):
         return function(value)
     return {name: _over(function, part) for name, part in value.items()} if isinstance(value, Mapping) else value
 

@@ -6,6 +6,9 @@ from polytask.encoders.bag import Bag
 from polytask.encoders.cnn import CNN
 from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
 from polytask.encoders.ft_transformer import FTTransformer
+from polytask.encoders.gat import GAT
+from polytask.encoders.gcn import GCN
+from polytask.encoders.gin import GIN
 from polytask.encoders.gru import BiGRU
 from polytask.encoders.mlp import MLP
 from polytask.encoders.tabular_resnet import TabularResNet
@@ -23,6 +26,9 @@ family: Family[Encoder] = Family(
         "bigru": BiGRU,
         "cnn": CNN,
         "ft_transformer": FTTransformer,
+        "gat": GAT,
+        "gcn": GCN,
+        "gin": GIN,
         "mlp": MLP,
         "resnet": ResNet,
         "tabular_resnet": TabularResNet,
@@ -37,6 +43,9 @@ create = family.create
 
 __all__ = [
     "CNN",
+    "GAT",
+    "GCN",
+    "GIN",
     "MLP",
     "VGG",
     "AutoModel",

@@ -77,7 +77,7 @@ class _Layer(Stage):
         self.additive = additive
 
     def forward(self, features: Features) -> Features:
-        values, mask = features
+        values, mask = features.values, features.mask
         assert mask is not None
         allowed = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
         if self.additive:

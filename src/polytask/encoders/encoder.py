@@ -9,27 +9,34 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from polytask.errors import UserError, closest, listing
+from polytask.graphs import Graphs
 from polytask.modules import NamedModules
 
-Modality = Literal["tabular", "image", "text"]
-FeatureKind = Literal["vector", "map", "tokens"]
+Modality = Literal["tabular", "image", "text", "graph"]
+FeatureKind = Literal["vector", "map", "tokens", "nodes"]
 
 
 class Features(NamedTuple):
     """What flows from stage to stage.
 
     Attributes:
-        values: `[B, D]` (vector), `[B, C, H, W]` (map) or `[B, T, D]` (tokens).
+        values: `[B, D]` (vector), `[B, C, H, W]` (map), `[B, T, D]` (tokens) or `[N, D]` (nodes: those of all B
+            graphs).
         mask: `[B, T]`, true where a token is real; None where there is nothing to mask.
+        graphs: The graphs that nodes belong to; None for features of another kind.
     """
 
     values: Tensor
     mask: Tensor | None = None
+    graphs: Graphs | None = None
 
     def select(self, rows: Tensor | None) -> Features:
         """The features of some rows (int64 positions), or of all for None."""
         if rows is None:
             return self
+        if self.graphs is not None:
+            graphs, values = self.graphs.select_with(self.values, rows)
+            return Features(values, None, graphs)
         return Features(self.values[rows], None if self.mask is None else self.mask[rows])
 
 
@@ -38,7 +45,7 @@ class FeatureShape:
     """What one row of a stage's output looks like.
 
     Attributes:
-        kind: `vector` `[D]`, `map` `[C, H, W]` or `tokens` `[T, D]`.
+        kind: `vector` `[D]`, `map` `[C, H, W]`, `tokens` `[T, D]` or `nodes` `[n, D]`, where n differs from row to row.
         width: D or C: the number of features at one position.
     """
 
@@ -50,8 +57,8 @@ class Stage(nn.Module):
     """One step of an encoder: features in, features out. The first stage reads the raw input instead.
 
     Args:
-        module: Computes the values from the values; the mask passes by. Subclasses that need the mask, or read a raw
-            input, override `forward`.
+        module: Computes the values from the values; the mask and the graphs pass by. Subclasses that need them, or read
+            a raw input, override `forward`.
         shape: The shape of the output.
     """
 
@@ -62,9 +69,8 @@ class Stage(nn.Module):
 
     def forward(self, features: Any) -> Features:
         """`Features` (or, in the first stage, the raw input) to `Features`."""
-        if not isinstance(features, Features):
-            features = Features(features)
-        return Features(self.module(features.values), features.mask)
+        given: Features = features if isinstance(features, Features) else Features(features)
+        return given._replace(values=self.module(given.values))
 
 
 class Encoder(nn.Module):

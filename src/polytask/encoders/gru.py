@@ -86,7 +86,7 @@ class _LastStates(Stage):
         self.hidden = hidden
 
     def forward(self, features: Features) -> Features:
-        values, mask = features
+        values, mask = features.values, features.mask
         assert mask is not None
         forwards = last_token(values[..., : self.hidden], mask)
         return Features(torch.cat([forwards, values[:, 0, self.hidden :]], dim=1))

@@ -71,7 +71,7 @@ class _Windows(Stage):
         self.widths = tuple(widths)
 
     def forward(self, features: Features) -> Features:
-        values, mask = features
+        values, mask = features.values, features.mask
         assert mask is not None
         channels = values.masked_fill(~mask.unsqueeze(2), 0.0).transpose(1, 2)
         found = [

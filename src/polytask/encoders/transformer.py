@@ -140,7 +140,7 @@ class _Block(Stage):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Features) -> Features:
-        values, mask = features
+        values, mask = features.values, features.mask
         values = values + self.dropout(self.module(self.attention_norm(values), mask))
         inner = self.dropout(F.gelu(self.first(self.norm(values))))
         return Features(values + self.dropout(self.second(inner)), mask)

@@ -14,7 +14,7 @@ from polytask.encoders import Encoder, Features, FeatureShape, Stage
 from polytask.encoders.initialization import he_init
 from polytask.modules import NamedModules
 from polytask.sharing.copies import copies
-from polytask.sharing.mixing import pooled
+from polytask.sharing.mixing import at_positions, pooled
 from polytask.sharing.sharing import Part
 
 
@@ -23,7 +23,7 @@ class Experts(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Features) -> Features:
-        """`[B, ...]` to `[B, E, ...]`: what each of the E experts makes of each row."""
+        """`[B, ...]` to `[B, E, ...]`: what each of the E experts makes of each row (or of each node: `[N, E, D]`)."""
 
     @abstractmethod
     def parts(self, names: Sequence[str], tasks: tuple[str, ...], where: str) -> list[Part]:
@@ -63,7 +63,7 @@ class MLPExperts(Experts):
             for layer in self.later:
                 values = F.relu(layer(values))
             values = values.transpose(0, 1)
-        return features._replace(values=values)
+        return Features(values)
 
     def parts(self, names: Sequence[str], tasks: tuple[str, ...], where: str) -> list[Part]:
         """See `Experts.parts`."""
@@ -215,10 +215,11 @@ def mixture(outputs: Features, weights: Tensor) -> Features:
     """What several experts found, weighted and added up.
 
     Args:
-        outputs: `[B, E, ...]`.
+        outputs: `[B, E, ...]`; of nodes `[N, E, D]`.
         weights: `[B, E]`.
     """
     values = outputs.values
+    weights = at_positions(weights, outputs)
     rows, experts = weights.shape
     # For each row a product of a 1 x E matrix and an E x n one: nothing of the size of all outputs is made on the way.
     mixed = torch.bmm(weights.to(values.dtype).view(rows, 1, experts), values.flatten(2))

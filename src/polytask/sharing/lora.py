@@ -113,6 +113,10 @@ def low_rank_weights(stage: Stage, *, embeddings: bool) -> dict[str, nn.Paramete
     library = sys.modules.get("transformers.pytorch_utils")
     if library is not None:
         layers += (library.Conv1D,)
+    # So are those of graph layers.
+    library = sys.modules.get("torch_geometric.nn.dense.linear")
+    if library is not None:
+        layers += (library.Linear,)
     found: dict[nn.Parameter, str] = {}
     for path, layer in stage.named_modules():
         if isinstance(layer, layers):

@@ -123,6 +123,8 @@ class Extractor(nn.Module):
             return found if found.shape[2:] == size else F.adaptive_max_pool2d(found, size)
         if self._kind == "tokens" and self._same_kind and attended.values.shape[1] == beside.shape[1]:
             return self.extract(attended.values)  # type: ignore[no-any-return]
+        if self._kind == "nodes" and self._same_kind:
+            return self.extract(attended.values)  # type: ignore[no-any-return]
         found = pooled(attended)
         if self._kind == "map":
             return self.extract(found[:, :, None, None]).expand(-1, -1, *beside.shape[2:])  # type: ignore[no-any-return]

@@ -90,7 +90,9 @@ class NDDR(ColumnSharing):
     def _norm(self, shape: FeatureShape) -> nn.Module | None:
         if self.normalization == "none":
             return None
-        return {"vector": BatchNorm1d, "map": BatchNorm2d, "tokens": TokenBatchNorm}[shape.kind](shape.width)
+        if shape.kind == "tokens":
+            return TokenBatchNorm(shape.width)
+        return BatchNorm2d(shape.width) if shape.kind == "map" else BatchNorm1d(shape.width)
 
     def _activation(self) -> nn.Module:
         return nn.ReLU() if self.activation == "relu" else nn.Identity()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polytask.encoders import Encoder, Features, FeatureShape
 from polytask.encoders.encoder import depth_of
 from polytask.errors import UserError, listing
+from polytask.graphs import Graphs
 
 
 @dataclass(frozen=True)
@@ -220,10 +221,10 @@ def only_encoder(encoders: Mapping[str, Encoder]) -> tuple[str, Encoder]:
 
 
 def select_rows(value: Any, rows: Tensor | None) -> Any:
-    """Some rows of features or of a raw input (a tensor, or tensors by name)."""
+    """Some rows of features or of a raw input (a tensor, graphs, or such by name)."""
     if rows is None:
         return value
-    if isinstance(value, Features):
+    if isinstance(value, Features | Graphs):
         return value.select(rows)
     if isinstance(value, Mapping):
         return {name: select_rows(part, rows) for name, part in value.items()}

@@ -8,7 +8,7 @@ from polytask.balancing import Balancer
 from polytask.config import Config
 from polytask.config.checks import main_tasks
 from polytask.config.component import ComponentSpec
-from polytask.config.schema import MEAN_GAIN
+from polytask.config.training_schema import MEAN_GAIN
 
 logger = logging.getLogger("polytask")
 

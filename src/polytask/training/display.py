@@ -206,8 +206,8 @@ class _Board:
         self._bar = self._progress.add_task("epoch", total=module.total_steps, completed=module.steps)
         # A run that goes on in the middle of an epoch has seen losses in it.
         seen = module.step_log.epoch_means() if done else {}
-        self._record: Mapping[str, float] = {**(module.history[-1] if module.history else {}), **seen}
-        self._best: Mapping[str, float] = module.history[module.best.epoch] if module.history else {}
+        self._record: Mapping[str, float] = {**module.epochs.last_record, **seen}
+        self._best = module.epochs.best_record
         self._live = Live(self._render(), console=console, refresh_per_second=4)
         self._live.start()
         module.step_log.listener = self._losses
@@ -242,7 +242,7 @@ class _Board:
     def _row(self, name: str, task: Task) -> list[str]:
         key = f"{name}/valid/{task.metric}"
         scores = {name: {task.metric: self._best.get(key, math.nan)}}
-        baseline = self._module.baseline.get(name, {}).get(task.metric)
+        baseline = self._module.validation.baseline.get(name, {}).get(task.metric)
         return [
             f"{name} (auxiliary)" if task.auxiliary else name,
             number(self._record.get(f"{name}/train/loss")),
@@ -251,12 +251,12 @@ class _Board:
             number(self._record.get(key)),
             number(baseline),
             number(self._best.get(key)),
-            number(gain(task, scores, self._module.baseline)),
+            number(gain(task, scores, self._module.validation.baseline)),
         ]
 
     def _caption(self) -> str:
-        best = self._module.best
-        if best.epoch < 0 or not self._module.baseline:
+        best = self._module.epochs.best
+        if best.epoch < 0 or not self._module.validation.baseline:
             return "gain: share of the baseline's error that the model removes; the baseline predicts a constant"
         criterion = "mean gain" if best.criterion == MEAN_GAIN else best.criterion
         return f"best epoch so far: {best.epoch + 1}, by {criterion} {number(best.value)} on validation data"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.training.atomic import write_text
-from polytask.training.module import LearnedNumber
+from polytask.training.learned_numbers import LearnedNumber
 
 logger = logging.getLogger("polytask")
 

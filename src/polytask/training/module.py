@@ -2,56 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from polytask.balancing import Balancer, Score
+from polytask.balancing import Balancer
 from polytask.data.batch import Batch
 from polytask.model import MultiTaskModel
 from polytask.optimization import LRSchedule, Optimizer, TurnStates
-from polytask.schedules import EpochReport
-from polytask.sharing import LearnedTable
-from polytask.tasks import Task
-from polytask.tasks.metrics import direction
 from polytask.training.balanced_step import BalancedStep, StepResult
-from polytask.training.gradient_cosines import gradient_cosines
+from polytask.training.checkpoint_parts import CheckpointParts
+from polytask.training.epoch_end import EpochEnd
+from polytask.training.epochs import Epochs, EpochSink
 from polytask.training.held_out import HeldOutRows
 from polytask.training.meta_step import MetaStep
 from polytask.training.mixed_batches import MixedBatches
 from polytask.training.own_training import OwnTraining, TaskRecipe
-from polytask.training.plan import Plan, StepBatches
+from polytask.training.plan import Plan
 from polytask.training.processes import Processes
-from polytask.training.random_state import random_state, restore_random_state
-from polytask.training.scoring import Scorer, baseline_outputs
-from polytask.training.selection import Best, criterion_value, gain, mean_gain, stage_of
+from polytask.training.random_state import RandomNumbers
+from polytask.training.selection import Best
 from polytask.training.semi_supervised import SemiSupervised, UnlabelledStep
 from polytask.training.step_log import StepLog
+from polytask.training.steps import StepBatches, moved
 from polytask.training.task_account import TaskAccount
 from polytask.training.transfer import Transfer
-
-
-class EpochSink(Protocol):
-    """Is told of each epoch's numbers when they are complete."""
-
-    def epoch_done(self, record: Mapping[str, float], improved: bool) -> None:
-        """Take in the record of one epoch; `improved` says whether it is the best so far."""
-
-
-class LearnedNumber(NamedTuple):
-    """One number that the sharing scheme had learned by the end of an epoch; see `LearnedTable`."""
-
-    epoch: int
-    table: str
-    row: str
-    column: str
-    value: float
+from polytask.training.validation import Validation
 
 
 class MultiTaskModule(LightningModule):
@@ -104,12 +84,9 @@ class MultiTaskModule(LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.balancer = balancer
-        self.best = best
-        self.stopping = stopping
-        self.history: list[dict[str, float]] = []
-        self.learned: list[LearnedNumber] = []
-        self.baseline: dict[str, dict[str, float]] = {}
         self.steps = 0
+        self.epochs = Epochs(best, stopping)
+        self.validation = Validation(model)
         self.step_log = StepLog(model.task_names, log_every)
         self.account = TaskAccount(model.task_names)
         self.sinks: list[EpochSink] = []
@@ -134,9 +111,17 @@ class MultiTaskModule(LightningModule):
         self._trained: list[nn.Parameter] = []
         self._shared: list[nn.Parameter] = []
         self.processes: Processes | None = None
-        self._scorer: Scorer | None = None
-        self._baseline_scorer: Scorer | None = None
-        self._scores: dict[str, dict[str, float]] = {}
+        self._epoch_end = EpochEnd(
+            model, self.step_log, self.account, self.validation, self.epochs, self.own, balancer, plan
+        )
+        self._checkpoint_parts = CheckpointParts(
+            step_log=self.step_log,
+            account=self.account,
+            epochs=self.epochs,
+            validation=self.validation,
+            own=self.own,
+            **({} if plan is None else {"plan": plan}),
+        )
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +168,7 @@ class MultiTaskModule(LightningModule):
         progress = min(1.0, self.steps / self.total_steps)
         self.model.trunk.set_progress(progress)
         if self._held_out is not None:
-            (rows,) = self.own.batches([_moved(self._held_out.batch(self.steps), self.device)])
+            (rows,) = self.own.batches([moved(self._held_out.batch(self.steps), self.device)])
             self._balanced.look_ahead(batches, rows, self._trained, self.schedule.lr, self._scaler)
         found = self._balanced.backward(batches, self._shared, self._scaler)
         unlabelled: Mapping[str, UnlabelledStep] = {}
@@ -234,30 +219,17 @@ class MultiTaskModule(LightningModule):
     # -- validation -----------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to collect scores; the baseline's too, the first time."""
-        tasks = list(self.model.tasks.values())
-        if self._scorer is None:
-            self._scorer = Scorer(tasks, self.processes)
-        self._baseline_scorer = None if self.baseline else Scorer(tasks, self.processes)
+        """Begin to collect scores."""
+        self.validation.begin(self.processes)
         self._align()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Score one batch."""
-        assert self._scorer is not None
-        present = [task for task in self.model.task_names if batch.has(task)]
-        self._scorer.update(self.model(batch.inputs, present, batch.labelled), batch)
-        if self._baseline_scorer is not None:
-            tasks = list(self.model.tasks.values())
-            self._baseline_scorer.update(baseline_outputs(tasks, batch), batch)
+        self.validation.add(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Turn what was collected into scores."""
-        assert self._scorer is not None
-        self._scores = self._scorer.compute()
-        self._scorer.reset()
-        if self._baseline_scorer is not None:
-            self.baseline = self._baseline_scorer.compute()
-        self._baseline_scorer = None
+        self.validation.end()
 
     def _align(self) -> None:
         """Let all processes have the parameters and statistics of the first one: those of its batches alone."""
@@ -268,138 +240,41 @@ class MultiTaskModule(LightningModule):
     # -- the end of an epoch --------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self) -> None:
-        """Write down the epoch's numbers, choose, and decide whether to go on."""
-        self.step_log.flush()
-        tasks = dict(self.model.tasks.items())
-        started = {name: tasks[name] for name in self.account.started}
-        epoch = self.current_epoch
-        record: dict[str, float] = {"epoch": epoch + 1, "step": self.steps, "lr": self.schedule.lr}
-        record.update(self.step_log.epoch_means())
-        record.update(self.account.epoch())
-        if self.plan is not None:
-            record.update({f"{task}/train/share": share for task, share in self.plan.shares().items()})
-        for task, scores in self._scores.items():
-            record.update({f"{task}/valid/{metric}": value for metric, value in scores.items()})
-        if self._scores:
-            record["valid/mean_gain"] = mean_gain(started, self._scores, self.baseline)
-        value = criterion_value(self.best.criterion, started, self._scores, self.baseline)
-        stage = stage_of(self.best.criterion, tasks, started)
-        if self.history and stage > self.best.stage:
-            self.schedule.restart()
-        improved = self.best.update(value, epoch, stage=stage)
-        if math.isnan(self.best.value):  # there is nothing to choose by, so the last epoch stands
-            self.best.epoch, improved = epoch, True
-        record.update(self.own.rates(self.schedule))
-        self.schedule.epoch_end(value, higher_is_better=self.best.higher_is_better)
-        self.history.append(record)
-        self.learned += _numbers(epoch + 1, self.model.learned())
-        if self.stopping is not None and self._scores:
-            watched = criterion_value(self.stopping.criterion, started, self._scores, self.baseline)
-            stage = stage_of(self.stopping.criterion, tasks, started)
-            self.stopping.update(watched, epoch, stage=stage, hold=self._waits_for_tasks(started))
-            if self.stopping.exhausted:
-                self.trainer.should_stop = True
-        trained = [task for task in tasks if f"{task}/train/loss" in record]
-        scored = {task: found for task, found in self._scores.items() if task in started}
-        self.own.epoch_end(scored, trained, epoch, self.schedule)
-        if self.own.all_stopped:
+        """Write down the epoch's numbers, and decide whether to go on."""
+        ended = self._epoch_end.run(
+            self.current_epoch,
+            self.steps,
+            self.schedule,
+            shared=self._shared,
+            device=self.device,
+            processes=self.processes,
+        )
+        if ended.stop:
             self.trainer.should_stop = True
-        self.balancer.epoch_end(self._scores_for_balancer(tasks))
-        if self.plan is not None:
-            self.plan.stopped = self.own.left
-            self.plan.epoch_end(self._report(record, tasks))
-        self._scores = {}
         for sink in self.sinks:
-            sink.epoch_done(record, improved)
-
-    def _waits_for_tasks(self, started: Collection[str]) -> bool:
-        """Whether tasks are still to start that early stopping must not leave untrained: all but auxiliary ones."""
-        late = {name for name, task in self.model.tasks.items() if name not in started and not task.auxiliary}
-        return bool(late) and self.plan is not None and not late.isdisjoint(self.plan.coming())
-
-    def _report(self, record: Mapping[str, float], tasks: Mapping[str, Task]) -> EpochReport:
-        losses = {task: loss for task in tasks if (loss := record.get(f"{task}/train/loss")) is not None}
-        gains = {task: gain(each, self._scores, self.baseline) for task, each in tasks.items()} if self._scores else {}
-        metrics = {metric for scores in self._scores.values() for metric in scores}
-        higher_is_better = {metric: direction(metric) == "max" for metric in metrics}
-        report = EpochReport(losses, self._scores, gains, higher_is_better, self._cosines())
-        # Processes that took other turns for a rounding would wait for each other for ever.
-        return report if self.processes is None else self.processes.first(report)
-
-    def _cosines(self) -> np.ndarray | None:
-        if self.plan is None or not self.plan.schedule.probes:
-            return None
-        batches = (_moved(batch, self.device) for batch in self.plan.probes())
-        return gradient_cosines(self.model, batches, self._shared)
-
-    def _scores_for_balancer(self, tasks: Mapping[str, Task]) -> dict[str, Score] | None:
-        """The tasks' main metrics; None where there was no validation."""
-        if not self._scores:
-            return None
-        return {
-            name: Score(
-                self._scores[name][task.metric],
-                direction(task.metric) == "max",
-                gain(task, self._scores, self.baseline),
-            )
-            for name, task in tasks.items()
-            if task.metric in self._scores.get(name, {})
-        }
+            sink.epoch_done(ended.record, ended.improved)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what this module decides by to Lightning's checkpoint."""
-        checkpoint["polytask"] = {
-            "steps": self.steps,
-            "step_log": self.step_log.state_dict(),
-            "account": self.account.state_dict(),
-            "history": self.history,
-            "learned": [tuple(number) for number in self.learned],
-            "baseline": self.baseline,
-            "best": self.best.state_dict(),
-            "stopping": self.stopping.state_dict() if self.stopping is not None else None,
-            "own": self.own.state_dict(),
-            "turn_states": None if self._turn_states is None else self._turn_states.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "plan": None if self.plan is None else self.plan.state_dict(),
-            "random": self._random_states(),
-        }
-
-    def _random_states(self) -> list[dict[str, Any]]:
-        """Of each process."""
-        own = random_state(self.device)
-        return [own] if self.processes is None else self.processes.each(own)
+        checkpoint["polytask"] = {"steps": self.steps, **self._checkpoint_parts.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
-        self._loaded = checkpoint["polytask"]
-        self.steps = self._loaded["steps"]
-        self.step_log.load_state_dict(self._loaded["step_log"])
-        self.account.load_state_dict(self._loaded["account"])
-        self.history = self._loaded["history"]
-        self.learned = [LearnedNumber(*number) for number in self._loaded["learned"]]
-        self.baseline = self._loaded["baseline"]
-        self.best.load_state_dict(self._loaded["best"])
-        self.own.load_state_dict(self._loaded["own"])
-        if self.stopping is not None and self._loaded["stopping"] is not None:
-            self.stopping.load_state_dict(self._loaded["stopping"])
-
-        if self.plan is not None and self._loaded["plan"] is not None:
-            self.plan.load_state_dict(self._loaded["plan"])
+        state = dict(checkpoint["polytask"])
+        self.steps = state.pop("steps")
+        self._checkpoint_parts.load_state_dict(state)
 
     def on_train_start(self) -> None:
         """Put the schedule and the random numbers where the checkpoint left them: here they are not moved any more."""
         self._align()
-        loaded = self.__dict__.pop("_loaded", None)
         if self._optimizer_states == "per_task":
             wrapped: Any = self.optimizers()
             self._turn_states = TurnStates(wrapped.optimizer, self.model.shared_parameters())
-            if loaded is not None:
-                self._turn_states.load_state_dict(loaded["turn_states"])
-        if loaded is not None:
-            self.schedule.load_state_dict(loaded["schedule"])
-            restore_random_state(loaded["random"][self.global_rank], self.device)
+            self._checkpoint_parts.add("turn_states", self._turn_states)
+        self._checkpoint_parts.add("schedule", self.schedule)
+        self._checkpoint_parts.add("random", RandomNumbers(self.device, self.processes))
         if self.plan is not None and self.plan.done:
             # Lightning goes on in the middle of an epoch without saying that one starts.
             self._begin_epoch()
@@ -413,20 +288,4 @@ class MultiTaskModule(LightningModule):
         self, batch: Batch | StepBatches, device: torch.device, dataloader_idx: int
     ) -> Batch | StepBatches:
         """Move a batch, or what a step is made of (Lightning knows no dataclass of ours)."""
-        if isinstance(batch, StepBatches):
-            views = None if batch.views is None else batch.views.to(device, non_blocking=True)
-            return batch._replace(batches=[_moved(each, device) for each in batch.batches], views=views)
-        return _moved(batch, device)
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    return batch if batch.rows.device == device else batch.to(device, non_blocking=True)
-
-
-def _numbers(epoch: int, tables: Mapping[str, LearnedTable]) -> list[LearnedNumber]:
-    return [
-        LearnedNumber(epoch, name, row, column, value)
-        for name, table in tables.items()
-        for row, values in zip(table.rows, table.values.tolist(), strict=True)
-        for column, value in zip(table.columns, values, strict=True)
-    ]
+        return batch.to(device) if isinstance(batch, StepBatches) else moved(batch, device)

@@ -17,14 +17,16 @@ from polytask.training.train import assist
 
 def main() -> None:
     """Train along, and report on what was the standard output."""
-    # Ctrl-C goes to all processes of a terminal: the first one decides what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to all processes of a terminal, and SIGTERM often does: the first one decides what becomes of it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
         os.dup2(2, 1)  # what anything prints goes to the log
 
         def report(**message: Any) -> None:
-            channel.write(json.dumps(message) + "\n")
+            # A line of its own, whatever was printed before.
+            channel.write(f"\n{json.dumps(message)}\n")
             channel.flush()
 
         root, *numbers = sys.argv[1:]

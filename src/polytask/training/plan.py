@@ -7,25 +7,22 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from polytask.data.batch import Batch
 from polytask.data.encoded_rows import EncodedRows
-from polytask.data.loader import Loader, Order
+from polytask.data.loader import Order
 from polytask.data.request import Request
 from polytask.data.samplers import Sampler
-from polytask.errors import UserError, closest, listing
+from polytask.errors import UserError, listing
 from polytask.schedules import EpochReport, Joint, Schedule, Turn
+from polytask.training.epoch_length import Length, steps_of_epoch
 from polytask.training.task_streams import Sampling, TaskStreams, check_own_sampling
-from polytask.training.views import VIEWS, Views, ViewStreams
+from polytask.training.views import VIEWS, ViewStreams
 
 logger = logging.getLogger("polytask")
-
-Length = str | int
-"""Steps in an epoch: their number, `rows`, `largest`, `smallest`, or the name of a task; see `Plan`."""
 
 
 class Plan(Order):
@@ -47,8 +44,7 @@ class Plan(Order):
         own: What is other for the turns of one task, by task.
         seed: What all orders follow from.
         epochs: How many there are.
-        length: Steps in an epoch. A number; `rows`: as many as it takes to pass once through the rows of every turn,
-            added up; `largest`, `smallest` or a task: until its rows have been passed once.
+        length: Steps in an epoch; see `steps_of_epoch`.
         unlabelled: The tasks that learn from rows without their labels.
         unlabelled_batch_size: How many such rows a step has; None: `batch_size`.
 
@@ -228,38 +224,7 @@ class Plan(Order):
         return turns
 
     def _steps(self, epoch: int) -> int:
-        pools = self.schedule.pools(epoch)
-        if not pools:
-            raise UserError(
-                f"The schedule has no turn in epoch {epoch + 1}: no task that has started takes part in it then. Let a "
-                "task start earlier, or leave the others in."
-            )
-        if isinstance(self._length, int):
-            return self._length
-        if self._length == "rows":
-            return sum(max(each.steps for each in self._streams.passes(turn)) for turn in pools)
-        passes = [
-            each._replace(steps=int(-(-each.steps // share)))
-            for turn, share in pools.items()
-            if share > 0
-            for each in self._streams.passes(turn)
-        ]
-        if self._length in ("largest", "smallest"):
-            choose = max if self._length == "largest" else min
-            return choose(passes, key=lambda each: each.rows).steps
-        of_task = [each.steps for each in passes if self._length in each.tasks]
-        if not of_task and self._length in self._tasks:
-            raise UserError(
-                f"training.epoch_length is '{self._length}', but this task has no turn in epoch {epoch + 1}. Take "
-                "another length, such as rows."
-            )
-        if not of_task:
-            allowed = ("rows", "largest", "smallest", *self._tasks)
-            raise UserError(
-                f"training.epoch_length is '{self._length}', which is no task.{closest(self._length, allowed)} "
-                f"Allowed: a number of steps, {listing(allowed)}."
-            )
-        return min(of_task)
+        return steps_of_epoch(self._length, epoch, self.schedule.pools(epoch), self._streams.passes, self._tasks)
 
 
 class _Step(NamedTuple):
@@ -278,47 +243,3 @@ class _Step(NamedTuple):
     number: int
     viewing: Turn
     viewed: int
-
-
-class StepBatches(NamedTuple):
-    """What a step is made of.
-
-    Attributes:
-        batches: Rows to be learned from by their labels; none where no row can be read.
-        views: Rows that lack labels; None: the step has none. There may be no row in them.
-        turn: The tasks that the step is for, whether or not any row could be read.
-    """
-
-    batches: list[Batch]
-    views: Views | None = None
-    turn: Turn = ()
-
-
-class Steps:
-    """The batches of a loader, step by step.
-
-    Args:
-        loader: Makes the batches that the plan asks for.
-        plan: The plan.
-    """
-
-    def __init__(self, loader: Loader, plan: Plan) -> None:
-        self.loader = loader
-        self.plan = plan
-
-    def __len__(self) -> int:
-        """Steps in the current epoch."""
-        return self.plan.steps
-
-    def __iter__(self) -> Iterator[StepBatches]:
-        """What each step is made of."""
-        for number, step in groupby(self.loader.fetched(), key=lambda each: each.step):
-            batches: list[Batch] = []
-            views: dict[int, Batch] = {}
-            for fetched in step:
-                if fetched.view is not None:
-                    views[fetched.view] = fetched.batch
-                elif len(fetched.batch):
-                    batches.append(fetched.batch)
-            both = Views.of(*(views[view] for view in range(VIEWS))) if views else None
-            yield StepBatches(batches, both, self.plan.turn(number))

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+
+from polytask.errors import UserError
+from polytask.training.processes import Processes
+
+
+class RandomNumbers:
+    """The global random numbers of all processes that train together.
+
+    Args:
+        device: The device of this process.
+        processes: Those that train together; None: this one alone.
+    """
+
+    def __init__(self, device: torch.device, processes: Processes | None) -> None:
+        self._device = device
+        self._processes = processes
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Where they are in each process; called in all of them."""
+        own = random_state(self._device)
+        return [own] if self._processes is None else self._processes.each(own)
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go back there."""
+        rank = 0 if self._processes is None else self._processes.rank
+        if len(states) != (1 if self._processes is None else self._processes.count):
+            raise UserError(
+                f"The run trained on {len(states)} devices, and goes on exactly with as many only: set "
+                f"training.devices to {len(states)} in its config.yaml."
+            )
+        restore_random_state(states[rank], self._device)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from polytask.training.atomic import replacing, unwritable
-from polytask.training.module import EpochSink, LearnedNumber, MultiTaskModule
+from polytask.training.epochs import EpochSink
+from polytask.training.learned_numbers import LearnedNumber
+from polytask.training.module import MultiTaskModule
 from polytask.training.run_folder import RunFolder
 
 logger = logging.getLogger("polytask")
@@ -65,9 +67,9 @@ class RunWriter(Saver):
             self._folder.keep_as_best()
         for task in self._module.own.improved if self._best_per_task else ():
             self._folder.keep_as_best(task)
-        self._folder.write_history(self._module.history)
-        if self._module.learned:
-            self._folder.write_learned([n._asdict() for n in self._module.learned], LearnedNumber._fields)
+        self._folder.write_history(self._module.epochs.history)
+        if self._module.epochs.learned:
+            self._folder.write_learned([n._asdict() for n in self._module.epochs.learned], LearnedNumber._fields)
         if self._tensorboard:
             self._write_events(record)
         logger.debug("%s", record)
@@ -87,7 +89,7 @@ class RunWriter(Saver):
             for key, value in record.items():
                 if key not in ("epoch", "step"):
                     self._writer.add_scalar(key, value, step)
-            for number in self._module.learned:
+            for number in self._module.epochs.learned:
                 if number.epoch == record["epoch"]:
                     self._writer.add_scalar(f"sharing/{number.table}/{number.row}/{number.column}", number.value, step)
             self._writer.flush()

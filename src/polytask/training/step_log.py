@@ -165,8 +165,8 @@ class StepLog:
 
         The rows of a task with a `sample_weight` count in this mean as they do in that of a batch. Else each batch
         counts by its number of labelled rows, also where classes or single labels of a row have weights. Tasks without
-        a label so far have no entry, and weights have none where the balancer has none. A penalty of the sharing scheme
-        is `sharing/train/NAME`, its mean over the batches. Rows without labels have
+        a label so far have no entry. A weight is the mean over the batches for which the balancer has one. A penalty of
+        the sharing scheme is `sharing/train/NAME`, its mean over the batches. Rows without labels have
         `task/train/unlabelled`, the mean loss over the entries that lack one, and `task/train/confident`, the share of
         them that a label was made up for.
         """
@@ -174,8 +174,8 @@ class StepLog:
         for task, total in self._totals.items():
             if total.rows > 0:
                 means[f"{task}/train/loss"] = total.loss / total.rows
-                if math.isfinite(total.weight):
-                    means[f"{task}/train/weight"] = total.weight / total.batches
+                if total.weighed:
+                    means[f"{task}/train/weight"] = total.weight / total.weighed
         means.update({f"sharing/train/{name}": total.loss / total.rows for name, total in self._penalties.items()})
         means.update({key: total.loss / total.rows for key, total in self._unlabelled.items()})
         return means
@@ -188,10 +188,11 @@ class _Total:
     loss: float = 0.0
     weight: float = 0.0
     rows: float = 0  # or what they count
-    batches: int = 0
+    weighed: int = 0  # batches whose weight is known
 
     def add(self, loss: float, weight: float, rows: float) -> None:
         self.loss += loss * rows
-        self.weight += weight
         self.rows += rows
-        self.batches += 1
+        if math.isfinite(weight):
+            self.weight += weight
+            self.weighed += 1

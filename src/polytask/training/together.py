@@ -125,12 +125,16 @@ def _partner(root: Path, place: Place) -> Iterator[_Partner]:
     path = root / f"process-{place.rank}.log"
     with path.open("w", encoding="utf-8") as log:
         partner = _Partner(root, place, path, log)
+        kept = False
         try:
             yield partner
+        except Exception as error:
+            kept = not isinstance(error, UserError)  # perhaps because of the other one, which has not ended yet
+            raise
         finally:
             partner.end()
-    if partner.failed is None:
-        path.unlink(missing_ok=True)
+            if partner.failed is None and not kept:
+                path.unlink(missing_ok=True)
 
 
 class _Partner:
@@ -208,7 +212,7 @@ class _Partner:
         assert self._process.stdout is not None
         reason = None
         for line in self._process.stdout:
-            message: Mapping[str, str] = json.loads(line)
+            message = _message(line)
             reason = message.get("error", reason)
             if "ready" in message:
                 self._ready.set()
@@ -221,6 +225,15 @@ class _Partner:
             # On GPUs a message to a process that is gone can wait for half an hour.
             logger.error("%s", self.failed)
             os._exit(2)
+
+
+def _message(line: str) -> Mapping[str, str]:
+    """What a process says in a line; nothing where something else in it has printed before its work began."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class _Together(DDPStrategy):

@@ -28,6 +28,7 @@ from polytask.training.learned_plot import plot_learned
 from polytask.training.run_folder import RunFolder, check_free, json_number
 from polytask.training.run_writer import RunWriter, Saver, WithinEpochs
 from polytask.training.saved_model import load_description, save_description, save_weights
+from polytask.training.signals import OwnSigterm
 from polytask.training.task_account import log_account
 from polytask.training.together import Place, count_processes, leave, partners, trainer_arguments
 
@@ -152,7 +153,7 @@ def _run(job: Job, folder: RunFolder, display: Display | None) -> None:
                 display.stop()
         _finish(job, folder, seconds=time.monotonic() - started)
         log_account(module.account.totals())
-        logger.info("Finished; best epoch %d", module.best.epoch + 1)
+        logger.info("Finished; best epoch %d", module.epochs.best.epoch + 1)
 
 
 def _within_epochs(job: Job, saver: Saver) -> list[Callback]:
@@ -173,7 +174,7 @@ def _fit(job: Job, folder: RunFolder, place: Place, callbacks: list[Callback]) -
             precision=settings.precision,
             max_epochs=settings.epochs,
             reload_dataloaders_every_n_epochs=1,  # asked for its length again: epochs can have different ones
-            callbacks=callbacks,
+            callbacks=[*callbacks, OwnSigterm()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -201,13 +202,14 @@ def _fit(job: Job, folder: RunFolder, place: Place, callbacks: list[Callback]) -
 def _catch_up(folder: RunFolder, *, best_per_task: bool) -> None:
     """Write what follows from the last checkpoint, in case that the run was stopped right after it."""
     state = torch.load(folder.last, map_location="cpu", weights_only=True, mmap=True)["polytask"]
-    epochs = len(state["history"])
-    if epochs and state["plan"]["done"] == 0 and state["best"]["epoch"] == epochs - 1:
+    history, best_epoch = state["epochs"]["history"], state["epochs"]["best"]["epoch"]
+    epochs = len(history)
+    if epochs and state["plan"]["done"] == 0 and best_epoch == epochs - 1:
         folder.keep_as_best()
     for task, best in state["own"]["best"].items() if best_per_task else ():
         if epochs and state["plan"]["done"] == 0 and best["epoch"] == epochs - 1:
             folder.keep_as_best(task)
-    folder.write_history(state["history"])
+    folder.write_history(history)
 
 
 def _finish(job: Job, folder: RunFolder, seconds: float) -> None:
@@ -220,9 +222,9 @@ def _finish(job: Job, folder: RunFolder, seconds: float) -> None:
     job.model.load_state_dict(weights)
     save_weights(folder.model, job.model)
     folder.write_summary(summarise(job, seconds))
-    if job.module.learned:
+    if learned := job.module.epochs.learned:
         try:
-            plot_learned(job.module.learned, folder.sharing_plot)
+            plot_learned(learned, folder.sharing_plot)
         except Exception as error:  # A picture is not worth a run.
             logger.warning("sharing.svg could not be drawn (%s); its numbers are in sharing.csv.", error)
 
@@ -230,8 +232,8 @@ def _finish(job: Job, folder: RunFolder, seconds: float) -> None:
 def summarise(job: Job, seconds: float) -> dict[str, Any]:
     """The content of summary.json: what came out, on validation data, and what made it."""
     module = job.module
-    best = module.history[module.best.epoch] if module.history else {}
-    spent = module.account.totals()
+    chosen, best = module.epochs.best, module.epochs.best_record
+    spent, baseline = module.account.totals(), module.validation.baseline
     tasks = {}
     for name, task in job.model.tasks.items():
         scores = {key.removeprefix(f"{name}/valid/"): best[key] for key in best if key.startswith(f"{name}/valid/")}
@@ -242,17 +244,17 @@ def summarise(job: Job, seconds: float) -> dict[str, Any]:
             "samples": spent[name].samples,
             "seconds": round(spent[name].seconds, 3),
             "valid": {metric: json_number(value) for metric, value in scores.items()},
-            "baseline": {metric: json_number(value) for metric, value in module.baseline.get(name, {}).items()},
+            "baseline": {metric: json_number(value) for metric, value in baseline.get(name, {}).items()},
             "best_epoch": own.epoch + 1 if (own := module.own.best[name]).epoch >= 0 else None,
             "best_value": json_number(own.value),
             "stopped_epoch": module.own.stopped[name] + 1 if name in module.own.stopped else None,
         }
     return {
         "status": "finished",
-        "selection": module.best.criterion if job.valid is not None else "last epoch (no validation data)",
-        "best_epoch": module.best.epoch + 1,
-        "best_value": json_number(module.best.value),
-        "epochs": len(module.history),
+        "selection": chosen.criterion if job.valid is not None else "last epoch (no validation data)",
+        "best_epoch": chosen.epoch + 1,
+        "best_value": json_number(chosen.value),
+        "epochs": len(module.epochs.history),
         "steps": module.steps,
         "seconds": round(seconds, 1),
         "tasks": tasks,

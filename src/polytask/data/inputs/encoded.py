@@ -64,7 +64,7 @@ class Ragged(Encoded):
     """Rows of different lengths, one after the other.
 
     Args:
-        values: `[total]`: the rows' values.
+        values: `[total, ...]`: the rows' values.
         lengths: int64 `[N]`: how many of them each row has.
     """
 
@@ -122,6 +122,36 @@ class Ragged(Encoded):
         new = np.cumsum(lengths) - lengths
         source = np.arange(int(lengths.sum())) + np.repeat(starts - new, lengths)
         return type(self)(self.values[source], lengths)
+
+
+class GraphRows(Encoded):
+    """Graphs, one after the other.
+
+    Args:
+        nodes: For each graph, its nodes: uint8 `[n, F]`.
+        edges: For each graph, its edges: int32 `[e, 2 + G]`, the numbers of the nodes in the graph and the features.
+    """
+
+    def __init__(self, nodes: Ragged, edges: Ragged) -> None:
+        self.nodes = nodes
+        self.edges = edges
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def nbytes(self) -> int:
+        """See `Encoded.nbytes`."""
+        return self.nodes.nbytes + self.edges.nbytes
+
+    def select(self, positions: np.ndarray) -> Self:
+        """See `Encoded.select`."""
+        return type(self)(self.nodes.select(positions), self.edges.select(positions))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """See `Encoded.join`."""
+        return cls(Ragged.join([part.nodes for part in parts]), Ragged.join([part.edges for part in parts]))
 
 
 class Encoding(NamedTuple):

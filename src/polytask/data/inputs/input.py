@@ -27,7 +27,7 @@ class Input(ABC):
     `collate` makes the batch from what was kept.
     """
 
-    modality: ClassVar[Literal["tabular", "image", "text"]]
+    modality: ClassVar[Literal["tabular", "image", "text", "graph"]]
     columns: tuple[str, ...] = ()
 
     @property
