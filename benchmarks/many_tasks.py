@@ -34,6 +34,7 @@ from polytask.tasks import Classification, Regression, Task
 from polytask.training.module import MultiTaskModule
 from polytask.training.scoring import Scorer
 from polytask.training.selection import Best
+from polytask.training.steps import StepBatches
 from polytask.training.transfer import Transfer
 
 STEPS = 40
@@ -173,7 +174,10 @@ def step_seconds(count: int, missing: float, rounds: int) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(new_module(model, rounds), torch.utils.data.DataLoader([[batch] for batch in data], batch_size=None))
+    trainer.fit(
+        new_module(model, rounds),
+        torch.utils.data.DataLoader([StepBatches([batch]) for batch in data], batch_size=None),
+    )
     return {name: statistics.median(values[WARM_UP:]) / STEPS for name, values in turns.seconds.items()}
 
 

@@ -29,6 +29,7 @@ from polytask.model import MultiTaskModel
 from polytask.shapes import ImageShape, TabularShape
 from polytask.training.module import MultiTaskModule
 from polytask.training.selection import Best
+from polytask.training.steps import StepBatches
 from polytask.training.transfer import Transfer
 
 STEPS = 60
@@ -125,7 +126,7 @@ def take_turns(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
+    trainer.fit(module, torch.utils.data.DataLoader([StepBatches([batch]) for batch in data], batch_size=None))
     return {name: statistics.median(values[WARM_UP:]) for name, values in turns.seconds.items()}
 
 

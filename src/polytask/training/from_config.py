@@ -34,23 +34,24 @@ def make_plan(config: Config, schedule: Schedule, tasks: Turn, rows: EncodedRows
     """
     settings = config.training
     uses = uses_of_unlabelled(config)
-    return Plan(
-        schedule,
-        rows,
-        tasks,
-        batch_size=settings.batch_size,
-        batches=settings.accumulate if schedule.inner is None else schedule.inner.batches,
-        sampler=settings.sampler.create(),
-        own={
-            name: Sampling(own.batch_size, None if own.sampler is None else own.sampler.create())
-            for name, own in settings.tasks.items()
-        },
-        seed=settings.seed,
-        epochs=settings.epochs,
-        length=settings.epoch_length,
-        unlabelled=tuple(name for name in tasks if name in uses),
-        unlabelled_batch_size=settings.unlabelled_batch_size,
-    )
+    with at_key("schedule"):
+        return Plan(
+            schedule,
+            rows,
+            tasks,
+            batch_size=settings.batch_size,
+            batches=settings.accumulate if schedule.inner is None else schedule.inner.batches,
+            sampler=settings.sampler.create(),
+            own={
+                name: Sampling(own.batch_size, None if own.sampler is None else own.sampler.create())
+                for name, own in settings.tasks.items()
+            },
+            seed=settings.seed,
+            epochs=settings.epochs,
+            length=settings.epoch_length,
+            unlabelled=tuple(name for name in tasks if name in uses),
+            unlabelled_batch_size=settings.unlabelled_batch_size,
+        )
 
 
 def make_module(config: Config, model: MultiTaskModel, plan: Plan, rows: Sequence[EncodedRows] = ()) -> MultiTaskModule:

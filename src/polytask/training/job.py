@@ -151,8 +151,8 @@ def make_job(
     with at_key("schedule"):
         schedule: Schedule = config.schedule.create()
         check_meta_learning(schedule, settings, share)
-        plan_for = partial(make_plan, config, schedule, model.task_names)
-        train = load(part.table, part.rows, training=True, order=plan_for)
+    plan_for = partial(make_plan, config, schedule, model.task_names)
+    train = load(part.table, part.rows, training=True, order=plan_for)
     valid = sources.parts.get("valid")
     if valid is None:
         require_no_scores(config, schedule)

@@ -153,6 +153,7 @@ class _Partner:
         self._name = f"Process {place.rank + 1} of {place.processes}"
         self._path = path
         self._ready = threading.Event()
+        self._explained = threading.Event()
         self._ended = threading.Event()
         self._noticed = threading.Event()
         self._killed = False
@@ -186,7 +187,7 @@ class _Partner:
             UserError: It has failed.
         """
         self._noticed.set()
-        self._ended.wait(timeout=5)
+        self._explained.wait(timeout=10)
         if self.failed is not None:
             raise UserError(self.failed) from error
 
@@ -210,15 +211,18 @@ class _Partner:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        reason = None
         for line in self._process.stdout:
             message = _message(line)
-            reason = message.get("error", reason)
+            if "error" in message:
+                # It takes a while to end afterwards.
+                self.failed = f"{self._name} stopped: {message['error']}"
+                self._explained.set()
             if "ready" in message:
                 self._ready.set()
         code = self._process.wait()
-        if code and not self._killed:
-            self.failed = f"{self._name} stopped: " + (reason or f"exit code {code}. Its last words: {self._path}")
+        if code and not self._killed and self.failed is None:
+            self.failed = f"{self._name} stopped: exit code {code}. Its last words: {self._path}"
+        self._explained.set()
         self._ended.set()
         self._ready.set()
         if self.failed is not None and self.meets and not self._noticed.wait(_PATIENCE):
