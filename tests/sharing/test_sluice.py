@@ -68,7 +68,7 @@ def test_layers_of_every_kind_are_mixed_as_vectors():
     layers = []
     for stages in trunk.eval().columns.values():
         features = stages["type"](features)
-        values, mask = features
+        values, mask = features.values, features.mask
         layers.append(
             values if mask is None else torch.stack([x[m].mean(0) for x, m in zip(values, mask, strict=True)])
         )
