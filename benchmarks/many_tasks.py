@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from taking_turns import TakingTurns
 from torch import nn
 
 from polytask import balancing, encoders, optimization
@@ -119,24 +119,6 @@ def grouped_loop(count: int, data: Sequence[Batch], *, own_heads: bool) -> Calla
     return epoch
 
 
-class TakingTurns(Callback):
-    """Before each epoch of Lightning's, an epoch of each loop by hand; all are timed."""
-
-    def __init__(self, by_hand: dict[str, Callable[[], None]]) -> None:
-        self._by_hand = by_hand
-        self.seconds: dict[str, list[float]] = {name: [] for name in (*by_hand, "polytask")}
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:
-        for name, epoch in self._by_hand.items():
-            start = time.process_time()
-            epoch()
-            self.seconds[name].append(time.process_time() - start)
-        self._start = time.process_time()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:
-        self.seconds["polytask"].append(time.process_time() - self._start)
-
-
 def new_module(model: MultiTaskModel, rounds: int) -> MultiTaskModule:
     balancer = balancing.create("equal")
     balancer.prepare(model.task_names)
@@ -162,7 +144,8 @@ def step_seconds(count: int, missing: float, rounds: int) -> dict[str, float]:
         {
             "by hand": grouped_loop(count, data, own_heads=False),
             "own heads": grouped_loop(count, data, own_heads=True),
-        }
+        },
+        time.process_time,
     )
     trainer = Trainer(
         accelerator="cpu",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from taking_turns import TakingTurns
 
 from polytask import balancing, encoders, optimization, tasks
 from polytask.data.batch import Batch
@@ -80,24 +80,6 @@ def bare_loop(model: MultiTaskModel, data: list[Batch], *, fused: bool | None) -
     return epoch
 
 
-class TakingTurns(Callback):
-    """Before each epoch of Lightning's, an epoch of each bare loop; all are timed."""
-
-    def __init__(self, bare: dict[str, Callable[[], None]]) -> None:
-        self._bare = bare
-        self.seconds: dict[str, list[float]] = {name: [] for name in (*bare, "polytask")}
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:
-        for name, epoch in self._bare.items():
-            start = time.perf_counter()
-            epoch()
-            self.seconds[name].append(time.perf_counter() - start)
-        self._start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:
-        self.seconds["polytask"].append(time.perf_counter() - self._start)
-
-
 def take_turns(
     model: MultiTaskModel, bare: dict[str, Callable[[], None]], data: list[Batch], rounds: int
 ) -> dict[str, float]:
@@ -115,7 +97,7 @@ def take_turns(
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
-    turns = TakingTurns(bare)
+    turns = TakingTurns(bare, time.perf_counter)
     trainer = Trainer(
         accelerator="auto",
         devices=1,

@@ -43,3 +43,26 @@ def polytask(
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def train_until(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Train a configuration into a folder until a step, which is not made: something goes wrong there."""
+
+    def train_until(settings, folder: Path, stop: int) -> None:
+        from polytask.training.module import MultiTaskModule
+        from polytask.training.train import train
+
+        original = MultiTaskModule.training_step
+
+        def stopping(self, step, number):
+            if self.steps == stop:
+                raise InterruptedError
+            original(self, step, number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(MultiTaskModule, "training_step", stopping)
+            with pytest.raises(InterruptedError):
+                train(settings, folder)
+
+    return train_until

@@ -17,7 +17,6 @@ from polytask.training.auxiliary import make_balancer
 from polytask.training.auxiliary_check import Comparison, check_auxiliary
 from polytask.training.balanced_step import BalancedStep
 from polytask.training.job import make_job
-from polytask.training.module import MultiTaskModule
 from polytask.training.selection import mean_gain
 from polytask.training.train import resume, train
 
@@ -200,19 +199,9 @@ def test_command_line(polytask, table, tmp_path):
     assert code == 2 and "--check-auxiliary" in err
 
 
-def test_resuming_with_a_look_ahead_is_exact(table, tmp_path, monkeypatch):
+def test_resuming_with_a_look_ahead_is_exact(table, tmp_path, train_until):
     settings = config(table, {"type": "auto_lambda", "lr": 0.05}, training={"checkpoint_every": 2})
     whole = train(settings, tmp_path / "whole")
-    original = MultiTaskModule.training_step
-
-    def stopping(self, batches, number):
-        if self.steps == 6:
-            raise InterruptedError
-        original(self, batches, number)
-
-    monkeypatch.setattr(MultiTaskModule, "training_step", stopping)
-    with pytest.raises(InterruptedError):
-        train(settings, tmp_path / "part")
-    monkeypatch.undo()
+    train_until(settings, tmp_path / "part", 6)
     resumed = resume(tmp_path / "part")
     assert resumed.metrics.read_text() == whole.metrics.read_text()

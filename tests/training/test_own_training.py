@@ -251,22 +251,11 @@ RESUMED = {
 
 @pytest.mark.parametrize("case", sorted(RESUMED))
 @pytest.mark.parametrize("stop", [11, 14])
-def test_a_resumed_run_goes_on_as_it_would_have(table, tmp_path, monkeypatch, case, stop):
+def test_a_resumed_run_goes_on_as_it_would_have(table, tmp_path, train_until, case, stop):
     training = {**RESUMED[case], "checkpoint_every": 3, "epochs": 4, "keep_best_per_task": True}
     settings = config(table, schedule={"type": "alternating", "order": "random"}, training=training)
     whole = train(settings, tmp_path / "whole")
-    original = MultiTaskModule.training_step
-    stop_at = stop * whole.read_summary()["steps"] // 20
-
-    def stopping(self, batches, number):
-        if self.steps == stop_at:
-            raise InterruptedError
-        original(self, batches, number)
-
-    monkeypatch.setattr(MultiTaskModule, "training_step", stopping)
-    with pytest.raises(InterruptedError):
-        train(settings, tmp_path / "part")
-    monkeypatch.undo()
+    train_until(settings, tmp_path / "part", stop * whole.read_summary()["steps"] // 20)
     part = resume(tmp_path / "part")
     assert part.metrics.read_text() == whole.metrics.read_text()
     one, other = (torch.load(folder.last, weights_only=True)["state_dict"] for folder in (whole, part))

@@ -8,7 +8,6 @@ import pytest
 
 from polytask.config import Config
 from polytask.training import task_account
-from polytask.training.module import MultiTaskModule
 from polytask.training.task_account import Spent, TaskAccount, log_account
 from polytask.training.train import resume, train
 
@@ -132,20 +131,10 @@ def test_summary_log_and_metrics_of_a_run(config, tmp_path, schedule, accumulate
 
 
 @pytest.mark.parametrize("stop", [17])
-def test_a_resumed_run_has_the_account_of_the_whole_one(config, tmp_path, monkeypatch, stop):
+def test_a_resumed_run_has_the_account_of_the_whole_one(config, tmp_path, train_until, stop):
     settings = config(schedule="alternating", training={"checkpoint_every": 4})
     whole = train(settings, tmp_path / "whole")
-    original = MultiTaskModule.training_step
-
-    def stopping(self, step, number):
-        if self.steps == stop:
-            raise InterruptedError
-        original(self, step, number)
-
-    monkeypatch.setattr(MultiTaskModule, "training_step", stopping)
-    with pytest.raises(InterruptedError):
-        train(settings, tmp_path / "part")
-    monkeypatch.undo()
+    train_until(settings, tmp_path / "part", stop)
     part = resume(tmp_path / "part")
     assert part.metrics.read_text() == whole.metrics.read_text()
     for one, other in zip(*(folder.read_summary()["tasks"].values() for folder in (whole, part)), strict=True):

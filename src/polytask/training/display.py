@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from polytask.config.training_schema import MEAN_GAIN
 from polytask.data.combined import CombinedTable
 from polytask.data.summary import TargetRecord
 from polytask.data.table import Table
@@ -23,7 +24,7 @@ from polytask.training.costs import Cost, Costs
 from polytask.training.job import Job
 from polytask.training.label_counts import label_table
 from polytask.training.module import MultiTaskModule
-from polytask.training.selection import MEAN_GAIN, gain
+from polytask.training.selection import gain
 from polytask.training.step_log import StepLog
 
 if TYPE_CHECKING:

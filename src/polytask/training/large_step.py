@@ -87,12 +87,9 @@ class LargeStep:
         count = self.balancer.batches
         sums, parts = [], [every_row(batches, count, start) for start in range(count)] if count > 1 else [batches]
         for part in parts:
-            gradients = self._gradient_sum(shared)
             size = self.losses.extent(part) if count > 1 else extent
-            add = partial(gradients.add, scaler=scaler)
-            found = self._summed(part, scaler, add, size, penalise=part is parts[-1])
-            gradients.reduce()
-            sums.append(gradients.losses())
+            found, measured = self._measured(part, shared, scaler, size, penalise=part is parts[-1])
+            sums.append(measured)
         # So far only penalties have left gradients, each process its own.
         sum_gradients(self.losses.trainable)
         everywhere = [task for task in found.losses if all(task in each for each in sums)]
@@ -102,11 +99,7 @@ class LargeStep:
         probe = None
         if self.balancer.batch_fraction < 1:
             shares = [share_of(batch, self.balancer.batch_fraction) for batch in batches if len(batch)]
-            gradients = self._gradient_sum(shared)
-            size = self.losses.extent(shares)
-            self._summed(shares, scaler, partial(gradients.add, scaler=scaler), size, penalise=False)
-            gradients.reduce()
-            probe = gradients.losses()
+            _, probe = self._measured(shares, shared, scaler, self.losses.extent(shares), penalise=False)
         given = chosen if count > 1 else chosen[0]
         self.balancer.backward(given, shared, scaler=scaler, probe=probe)  # type: ignore[arg-type]
         return found._replace(losses={task: found.losses[task] for task in everywhere})
@@ -132,8 +125,14 @@ class LargeStep:
         self.balancer.last = Step(tuple(found.losses), values, known)
         return found
 
-    def _gradient_sum(self, shared: Sequence[nn.Parameter]) -> GradientSum:
-        return GradientSum(self.losses.trainable, self.losses.model.task_names, shared=shared)
+    def _measured(
+        self, batches: Sequence[Batch], shared: Sequence[nn.Parameter], scaler: Any, extent: Extent, *, penalise: bool
+    ) -> tuple[Objectives, dict[str, Tensor]]:
+        """What `_summed` gives, and losses with the task gradients of all these batches, in all processes."""
+        gradients = GradientSum(self.losses.trainable, self.losses.model.task_names, shared=shared)
+        found = self._summed(batches, scaler, partial(gradients.add, scaler=scaler), extent, penalise=penalise)
+        gradients.reduce()
+        return found, gradients.losses()
 
     def _summed(
         self,

@@ -7,10 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from polytask.config.training_schema import MEAN_GAIN
 from polytask.tasks import Task
 from polytask.tasks.metrics import direction, optimum
-
-MEAN_GAIN = "mean_gain"
 
 Scores = Mapping[str, Mapping[str, float]]
 
