@@ -1,7 +1,8 @@
 """What all tests share."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYTASK_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def no_handler_left() -> Iterator[None]:
+    """A handler that stays behind would print what later tests log, wherever they run."""
+    logger = logging.getLogger("polytask")
+    before = list(logger.handlers)
+    yield
+    assert logger.handlers == before
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner
 
-from polytask.cli import app
 from polytask.config import Config
 from polytask.data.multidigits import _scans
 from polytask.errors import UserError
@@ -129,13 +127,13 @@ def written(folder: Path, values: dict) -> str:
     return str(path)
 
 
-def test_a_source_without_labels_is_trained_on_from_yaml(reviews, monkeypatch, caplog):
+def test_a_source_without_labels_is_trained_on_from_yaml(polytask, reviews, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="polytask")
     monkeypatch.chdir(reviews)
     values = configuration(**LEARNING)
     values["training"]["unlabelled_batch_size"] = 32
-    result = CliRunner().invoke(app, ["train", written(reviews, values), "--output", "run"])
-    assert result.exit_code == 0, result.output
+    code, _, err = polytask("train", written(reviews, values), "--output", "run")
+    assert code == 0, err
     metrics = pd.read_csv("run/metrics.csv")
     assert metrics["kind/train/unlabelled"].notna().all() and metrics["size/train/unlabelled"].notna().all()
     assert metrics["kind/train/confident"].between(0, 1).all()
@@ -150,7 +148,7 @@ def test_a_source_without_labels_is_trained_on_from_yaml(reviews, monkeypatch, c
         "weight": 1.0,
         "ramp": 0.5,
     }
-    assert CliRunner().invoke(app, ["evaluate", "run"]).exit_code == 0
+    assert polytask("evaluate", "run")[0] == 0
 
 
 @pytest.mark.parametrize(
