@@ -51,6 +51,7 @@ FAMILIES = {
     "balancing": ("a balancer", "balancing.md"),
     "schedule": ("a schedule of tasks", "schedules.md"),
     "model.encoders": ("an encoder for each input's name", "encoders.md"),
+    "model.fusion": ("a fusion", "fusion.md"),
     "model.sharing": ("a sharing scheme", "sharing.md"),
     "model.relations": ("a list of relations", "sharing.md#relations-between-tasks"),
     "training.sampler": ("a sampler", "samplers.md"),

@@ -10,14 +10,22 @@ SIZES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, ma
 
 
 def graphs_of(sizes, seed=0):
-    """Random graphs of these numbers of nodes and edges (of none where there is no node)."""
+    """Random graphs of these numbers of nodes and edges (of none where there is no node), with numbers."""
     draw = torch.Generator().manual_seed(seed)
     nodes = torch.tensor([size for size, _ in sizes])
     edges = torch.tensor([count if size else 0 for size, count in sizes])
     ends = [torch.randint(max(1, size), (2, int(e)), generator=draw) for (size, _), e in zip(sizes, edges, strict=True)]
     total, lines = int(nodes.sum()), int(edges.sum())
     x, attributes = torch.arange(3 * total).view(total, 3), torch.arange(2 * lines).view(lines, 2)
-    return Graphs.of(x, torch.cat(ends, dim=1), attributes, nodes, edges)
+    return Graphs.of(
+        x,
+        torch.cat(ends, dim=1),
+        attributes,
+        nodes,
+        edges,
+        numbers=x[:, :1] + 0.5,
+        edge_numbers=attributes[:, 1:] + 0.25,
+    )
 
 
 def apart(graphs):
@@ -26,7 +34,9 @@ def apart(graphs):
     for size, count in zip(graphs.nodes.tolist(), graphs.edges.tolist(), strict=True):
         own = slice(edge, edge + count)
         ends = (graphs.edge_index[:, own] - node).tolist()
-        found.append((graphs.x[node : node + size].tolist(), ends, graphs.edge_attr[own].tolist()))
+        values = graphs.x[node : node + size], graphs.numbers[node : node + size]
+        values += graphs.edge_attr[own], graphs.edge_numbers[own]
+        found.append((ends, *(part.tolist() for part in values)))
         node, edge = node + size, edge + count
     assert (node, edge) == (len(graphs.x), len(graphs.edge_attr))
     return found
@@ -67,3 +77,11 @@ def test_all_tensors_are_mapped():
     moved = graphs.map(lambda tensor: tensor + 1)
     for name, tensor in vars(graphs).items():
         assert torch.equal(getattr(moved, name), tensor + 1), name
+
+
+def test_graphs_without_numbers_have_none():
+    graphs = graphs_of([(2, 3), (1, 0)])
+    plain = Graphs.of(graphs.x, graphs.edge_index, graphs.edge_attr, graphs.nodes, graphs.edges)
+    for found in (plain, plain.map(torch.clone), plain.select(torch.tensor([1, 0]))):
+        assert found.numbers is None
+        assert found.edge_numbers is None

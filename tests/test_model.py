@@ -11,7 +11,8 @@ from polytask.balancing import Equal
 from polytask.balancing.graph import Graph
 from polytask.data.batch import Batch
 from polytask.encoders import MLP, TabularResNet
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
+from polytask.features import FeatureShape
 from polytask.shapes import TabularShape
 from polytask.sharing import Hard, relations
 from polytask.sharing.relations import Cascade

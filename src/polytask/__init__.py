@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polytask import balancing, data, encoders, optimization, schedules, shapes, sharing, tasks
+    from polytask import balancing, data, encoders, fusion, optimization, schedules, shapes, sharing, tasks
     from polytask.api import train
     from polytask.config import Config
     from polytask.errors import UserError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PACKAGES = ("balancing", "data", "encoders", "optimization", "schedules", "shapes", "sharing", "tasks")
+_PACKAGES = ("balancing", "data", "encoders", "fusion", "optimization", "schedules", "shapes", "sharing", "tasks")
 _NAMES = {
     "Config": "polytask.config",
     "MultiTaskModel": "polytask.model",
@@ -36,6 +36,7 @@ __all__ = [
     "balancing",
     "data",
     "encoders",
+    "fusion",
     "optimization",
     "schedules",
     "shapes",

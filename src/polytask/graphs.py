@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from polytask.row_values import RowValues
+
 
 @dataclass(frozen=True, eq=False)
-class Graphs:
+class Graphs(RowValues):
     """B graphs side by side, as one graph without edges between them: the form that torch_geometric's layers read.
 
     The nodes of a graph come one after the other, in the order of the graphs, and so do its edges.
@@ -22,6 +24,8 @@ class Graphs:
         batch: int64 `[N]`: the graph of each node.
         nodes: int64 `[B]`: how many nodes each graph has.
         edges: int64 `[B]`: how many edges each graph has.
+        numbers: float32 `[N, M]`: each node's numeric features; None: there are none.
+        edge_numbers: float32 `[E, M']`: each edge's, likewise.
     """
 
     x: Tensor
@@ -30,9 +34,20 @@ class Graphs:
     batch: Tensor
     nodes: Tensor
     edges: Tensor
+    numbers: Tensor | None = None
+    edge_numbers: Tensor | None = None
 
     @staticmethod
-    def of(x: Tensor, ends: Tensor, edge_attr: Tensor, nodes: Tensor, edges: Tensor) -> Graphs:
+    def of(
+        x: Tensor,
+        ends: Tensor,
+        edge_attr: Tensor,
+        nodes: Tensor,
+        edges: Tensor,
+        *,
+        numbers: Tensor | None = None,
+        edge_numbers: Tensor | None = None,
+    ) -> Graphs:
         """Graphs whose nodes are numbered from 0 in each.
 
         Args:
@@ -41,17 +56,20 @@ class Graphs:
             edge_attr: As the attribute.
             nodes: As the attribute.
             edges: As the attribute.
+            numbers: As the attribute.
+            edge_numbers: As the attribute.
         """
         batch = torch.repeat_interleave(nodes, output_size=len(x))
         starts = torch.repeat_interleave(nodes.cumsum(0) - nodes, edges, output_size=ends.shape[1])
-        return Graphs(x, ends + starts, edge_attr, batch, nodes, edges)
+        return Graphs(x, ends + starts, edge_attr, batch, nodes, edges, numbers, edge_numbers)
 
     def __len__(self) -> int:
         return self.nodes.shape[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Graphs:
         """The same with `function` applied to all tensors: moves them to a device, say."""
-        return Graphs(*(function(tensor) for tensor in vars(self).values()))
+        there = {name: function(tensor) for name, tensor in vars(self).items() if tensor is not None}
+        return Graphs(**there)
 
     def select(self, rows: Tensor) -> Graphs:
         """The graphs at `rows` (int64), in that order; on a device, it is waited for."""
@@ -67,7 +85,9 @@ class Graphs:
         ends = self.edge_index[:, lines] - torch.repeat_interleave(moved, edges, output_size=len(lines))
         batch = torch.repeat_interleave(nodes, output_size=len(chosen))
         x = self.x[chosen]
-        found = Graphs(x, ends, self.edge_attr[lines], batch, nodes, edges)
+        numbers = None if self.numbers is None else self.numbers[chosen]
+        edge_numbers = None if self.edge_numbers is None else self.edge_numbers[lines]
+        found = Graphs(x, ends, self.edge_attr[lines], batch, nodes, edges, numbers, edge_numbers)
         return found, x if values is self.x else values[chosen]
 
     def mean(self, values: Tensor) -> Tensor:

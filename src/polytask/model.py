@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from polytask.data.batch import Batch
-from polytask.encoders import Encoder
+from polytask.encoders import Encoder, Stage
+from polytask.encoders.simple_pyramid import SimplePyramid
 from polytask.errors import UserError, listing
+from polytask.features import Features, FeatureShape
+from polytask.fusion import FUSED, Concat, Fusion, Inputs, joined_outputs, own_rows
 from polytask.modules import NamedModules
+from polytask.partial import joined_rows, whole_rows
+from polytask.row_values import select_values
 from polytask.sharing import Hard, LearnedTable, Part, Sharing
 from polytask.sharing.description import mermaid, model_tree
 from polytask.sharing.relations import Read, RelatedTasks, Relation
 from polytask.sharing.rows import within
-from polytask.sharing.sharing import reached_by_several, select_rows
+from polytask.sharing.sharing import only_encoder, reached_by_several, select_rows
 from polytask.tasks import Task
 from polytask.tasks.together import is_plain_linear, losses_together, outputs_together
 
@@ -48,6 +53,10 @@ class MultiTaskModel(nn.Module):
         tasks: The tasks; their names differ.
         sharing: Which stages of the encoders the tasks have in common.
         relations: Which tasks read other tasks' predictions or features.
+        fusion: How the inputs' features become one; None: `Concat()` where there are several inputs.
+
+    Attributes:
+        reader: The name of the encoder that reads all inputs, of which each row has one; None: each has its own.
 
     Raises:
         UserError: There is no task, two have the same name, or the sharing scheme or a relation cannot be applied.
@@ -59,6 +68,7 @@ class MultiTaskModel(nn.Module):
         tasks: Sequence[Task],
         sharing: Sharing | None = None,
         relations: Sequence[Relation] = (),
+        fusion: Fusion | None = None,
     ) -> None:
         super().__init__()
         names = [task.name for task in tasks]
@@ -66,43 +76,84 @@ class MultiTaskModel(nn.Module):
             raise UserError("A model needs at least one task.")
         if len(set(names)) != len(names):
             raise UserError(f"Two tasks have the same name: {listing(names)}.")
-        self.trunk = (sharing or Hard()).build(encoders, names)
+        scheme = sharing or Hard()
+        self._several: Inputs | None = None
+        self.reader = only_encoder(encoders)[0] if fusion is not None and not fusion.fuses else None
+        if self.reader is None and (fusion is not None or len(encoders) > 1):
+            fused = (fusion or Concat()).build(encoders)
+            self._several = Inputs(fused.inputs, fused.drop)
+            encoders = {FUSED: fused}
+        end = _taken_end(encoders, tasks)
+        self.trunk = scheme.build(encoders, names)
         self.tasks: NamedModules[Task] = NamedModules({task.name: task for task in tasks})
-        shapes = {name: self.trunk.shape(name) for name in names}
+        # The last stages, which give vectors, where some tasks read the positions before them.
+        self.end: NamedModules[Stage] = NamedModules(end)
+        shapes = {task.name: self._head_shape(task, scheme, encoders) for task in tasks}
+        pyramids = {
+            task.name: SimplePyramid(shapes[task.name])
+            for task in tasks
+            if task.reads == "map" and shapes[task.name].kind == "tokens"
+        }
+        shapes |= {name: pyramid.shape for name, pyramid in pyramids.items()}
         if relations and self.trunk.tells_tasks_by_rows:
             raise UserError(
                 f"The sharing scheme {type(sharing).__name__} learns from which rows are labelled for which task, but "
                 "with relations a task is computed for the rows of those that read it too. Leave out the relations, or "
                 "the adversary."
             )
+        positions = [task.name for task in tasks if task.reads != "vector"]
+        if relations and positions:
+            raise UserError(
+                f"Relations are between tasks that give one answer a row, but {listing(positions)} "
+                "give one at each position. Leave out the relations."
+            )
         self.relations = RelatedTasks(relations, shapes, {task.name: task.outputs for task in tasks})
-        self.heads: NamedModules[nn.Module] = NamedModules(
-            {task.name: task.make_head(self.relations.shape(task.name).width) for task in tasks}
-        )
+        heads = {task.name: task.make_head(self.relations.shape(task.name)) for task in tasks}
+        heads |= {name: nn.Sequential(pyramid, heads[name]) for name, pyramid in pyramids.items()}
+        self.heads: NamedModules[nn.Module] = NamedModules(heads)
         self.trunk.head_penalties(dict(self.heads.items()))
+        self._check_views(scheme)
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks' names, in order."""
         return tuple(self.tasks)
 
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The tasks that predictions are made for: all but those that need no labels; these, where there are no others.
+
+        Such tasks are there for what they teach, and their answers mean nothing of inputs as they are.
+        """
+        return tuple(name for name, task in self.tasks.items() if task.needs_labels) or self.task_names
+
     def forward(
         self,
         inputs: Mapping[str, Any],
         tasks: Sequence[str] | None = None,
         rows: Mapping[str, Tensor | None] | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """The heads' outputs: logits for classes, standardised values for numbers (see `Task.decode`).
 
         Args:
-            inputs: What each encoder reads, by input name.
-            tasks: The tasks wanted; None means all.
+            inputs: What each encoder reads, by input name; with several, one can be a `PartialInput`, or lack.
+            tasks: The tasks wanted; None means all that are `predicted`.
             rows: For a task, the rows (int64 positions) that it is wanted for; no entry or None means all.
 
         Returns:
-            `[B, outputs]` for each task, B being the number of the rows that were asked for.
+            For each task `[B, outputs]`, or what else its head gives; B is the number of the rows that were asked for.
         """
-        return self._compute(inputs, self.task_names if tasks is None else tasks, rows or {})[0]
+        return self._compute(self._read(inputs), self.predicted if tasks is None else tasks, rows or {})[0]
+
+    def answers(self, batch: Batch) -> dict[str, Any]:
+        """The heads' outputs for the rows of `batch` that are labelled, for each task that has some.
+
+        Tasks that need no labels read their own versions of the rows.
+        """
+        present = [task for task in self.task_names if batch.has(task)]
+        plain = [task for task in present if task not in batch.views]
+        outputs = self._compute(self._read(batch.inputs), plain, batch.labelled)[0] if plain else {}
+        return {task: outputs[task] if task in outputs else self._viewed(batch, task)[0] for task in present}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of each task that has a label in `batch`.
@@ -131,27 +182,76 @@ class MultiTaskModel(nn.Module):
                 loss of one of them then costs as much as from all.
         """
         present = [task for task in self.task_names if batch.has(task)]
-        groups = self._groups(batch, present) if together else []
+        plain = [task for task in present if task not in batch.views]
+        groups = self._groups(batch, plain) if together else []
         grouped = {task for group in groups for task in group}
-        alone = [task for task in present if task not in grouped]
+        alone = [task for task in plain if task not in grouped]
         rows = {task: batch.labelled[task] for task in alone}
         found: dict[str, Tensor] = {}
+        penalties: dict[str, Tensor] = {}
+        outputs: dict[str, Any] = {}
         if grouped:
-            shared = self.trunk(batch.inputs, present, rows)
+            shared = self.trunk(self._read(batch.inputs), plain, rows)
             penalties = shared.penalties
-            outputs = {task: self.heads[task](shared.features[task].values) for task in alone}
+            features = self._at_heads(shared.features)
+            outputs = {task: self._output(task, features[task]) for task in alone}
             for group in groups:
-                losses = self._losses_of(group, shared.features[group[0]].values, batch, totals)
+                losses = self._losses_of(group, features[group[0]].values, batch, totals)
                 found.update(zip(group, losses.unbind(), strict=True))
-        else:
-            outputs, penalties = self._compute(batch.inputs, present, rows)
-        for name in alone:
+        elif plain:
+            outputs, penalties = self._compute(self._read(batch.inputs), plain, rows)
+        for name in present:
+            if name in batch.views:
+                outputs[name], added = self._viewed(batch, name)
+                penalties = {**added, **penalties}  # what is added to the objective counts once
+        for name in outputs:
             found[name] = self._loss(batch, name, outputs[name], None if totals is None else totals[name])
         if self.training and present:
             penalties = {**penalties, **self.trunk.head_penalties(dict(self.heads.items()))}
         return Objectives({name: found[name] for name in present}, penalties)
 
-    def _loss(self, batch: Batch, name: str, output: Tensor, total: Tensor | None) -> Tensor:
+    def _viewed(self, batch: Batch, name: str) -> tuple[Any, dict[str, Tensor]]:
+        """A task's outputs for its own versions of the rows that are labelled for it, and the penalties.
+
+        Of several versions they are side by side, `[B, V, outputs]`. All are computed in one pass, the task's own.
+        """
+        rows, versions = batch.labelled[name], batch.views[name]
+        read = [{source: whole_rows(value, rows) for source, value in each.items()} for each in versions]
+        inputs = joined_rows(read) if len(read) > 1 else read[0]
+        if self.reader is not None:
+            (value,) = inputs.values()
+            inputs = {self.reader: value}
+        shared = self.trunk(self._read(inputs), (name,), {name: None})
+        features = self._at_heads(shared.features)[name]
+        if len(versions) == 1:
+            (target, mask, _), *_ = _labels(batch, name)
+            return self._output(name, self.tasks[name].at_labels(features, target, mask)), shared.penalties
+        output = self._output(name, features)
+        return output.unflatten(0, (len(versions), -1)).transpose(0, 1), shared.penalties
+
+    def _check_views(self, scheme: Sharing) -> None:
+        """Refuse what tasks that read versions of their own cannot be in.
+
+        Raises:
+            UserError: They are related to other tasks, or the sharing scheme learns from rows of several tasks at once.
+        """
+        viewing = [name for name, task in self.tasks.items() if not task.needs_labels]
+        if viewing and self.trunk.tells_tasks_by_rows:
+            raise UserError(
+                f"The sharing scheme {type(scheme).__name__} learns to tell from a row which tasks it is labelled for, "
+                f"but {listing(viewing)} need no labels: their rows are changed, and would be told by that. Leave them "
+                "out, or the adversary."
+            )
+        for name in self.tasks:
+            related = self.relations.needed([name], {})
+            apart = [other for other in related if other in viewing]
+            if len(related) > 1 and apart:
+                raise UserError(
+                    "Tasks that need no labels read changed inputs of their own, so that other tasks cannot read them, "
+                    f"nor they other tasks: take {listing(apart)} out of the relations."
+                )
+
+    def _loss(self, batch: Batch, name: str, output: Any, total: Tensor | None) -> Tensor:
         """A task's loss, given its outputs for the rows that are labelled for it."""
         task, labels = self.tasks[name], _labels(batch, name)
         if len(labels) > 1 and total is None:
@@ -165,7 +265,7 @@ class MultiTaskModel(nn.Module):
 
     def _groups(self, batch: Batch, tasks: Sequence[str]) -> list[tuple[str, ...]]:
         """The tasks, several each, that are computed together; for all rows, where some lack labels."""
-        if self.relations or not self.trunk.one_for_all or batch.partners is not None:
+        if self.relations or self.reader is not None or not self.trunk.one_for_all or batch.partners is not None:
             return []
         known, heads = self.tasks, self.heads  # looking up a module's modules takes as long as all else here
         kinds: dict[Hashable, list[str]] = {}
@@ -188,7 +288,7 @@ class MultiTaskModel(nn.Module):
         return losses_together(
             [tasks[name] for name in group],
             outputs_together([cast("nn.Linear", heads[name]) for name in group], features),
-            [batch.targets[name] for name in group],
+            [cast("Tensor", batch.targets[name]) for name in group],
             [_mask(batch, name) for name in group],
             weights=[batch.weights.get(name) for name in group],
             totals=None if totals is None else [totals[name] for name in group],
@@ -200,7 +300,7 @@ class MultiTaskModel(nn.Module):
         The tasks of a part are those whose losses reach it, through relations too.
         """
         return [
-            *(replace(part, tasks=self.relations.reach(part.tasks)) for part in self.trunk.parts()),
+            *(replace(part, tasks=self.relations.reach(part.tasks)) for part in self.trunk_parts()),
             *self.relations.parts(),
             *(Part(f"head of {task}", self.relations.head_reach(task), head) for task, head in self.heads.items()),
         ]
@@ -217,22 +317,103 @@ class MultiTaskModel(nn.Module):
         """The model as a text tree, for `rich.print`: its parts, the tasks that use each, and how large it is."""
         parts = self.parts()
         ends = dict(zip(self.heads, parts[-len(self.heads) :], strict=True))
-        return model_tree(parts[: -len(ends)], self.trunk.stage_names, ends)
+        return model_tree(parts[: -len(ends)], self.stage_names, ends)
 
     def mermaid(self) -> str:
         """The same as a Mermaid flowchart, for documentation."""
-        parts = [*self.trunk.parts(), *self.relations.parts()]
-        return mermaid(parts, self.trunk.stage_names, dict(self.heads.items()))
+        parts = [*self.trunk_parts(), *self.relations.parts()]
+        return mermaid(parts, self.stage_names, dict(self.heads.items()))
+
+    def _head_shape(self, task: Task, scheme: Sharing, encoders: Mapping[str, Encoder]) -> FeatureShape:
+        """What the head of a task reads.
+
+        Raises:
+            UserError: The network has no features of the kind that the task reads.
+        """
+        shape = self.trunk.shape(task.name)
+        if task.reads == "vector" and len(self.end):
+            *_, last = self.end.values()
+            return last.shape
+        if task.reads == "map" and shape.kind == "tokens" and shape.grid is not None:
+            return shape  # patches of an image: its head begins with a pyramid of maps
+        if task.reads not in ("vector", shape.kind):
+            ((name, encoder),) = encoders.items()
+            raise UserError(
+                f"The task '{task.name}' reads {_READ[task.reads]}, but the sharing scheme {type(scheme).__name__} "
+                f"over the encoder {type(encoder).__name__} of '{name}' gives {_READ[shape.kind]}."
+            )
+        return shape
+
+    def trunk_parts(self) -> list[Part]:
+        """The parts of the trunk, and the last stages behind it."""
+        vectors = tuple(task.name for task in self.tasks.values() if task.reads == "vector")
+        depth = len(self.trunk.stage_names)
+        end = (Part(name, vectors, stage, depth + number) for number, (name, stage) in enumerate(self.end.items()))
+        return [*self.trunk.parts(), *end]
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of the trunk's stages and of the last ones behind it, in order."""
+        return (*self.trunk.stage_names, *self.end)
+
+    def _at_heads(self, features: Mapping[str, Features]) -> Mapping[str, Features]:
+        """What the heads read: for some tasks the last stages come first, once for those with the same features."""
+        if not len(self.end):
+            return features
+        made: dict[int, Features] = {}
+        found = dict(features)
+        for name, given in features.items():
+            if self.tasks[name].reads == "vector":
+                if id(given.values) not in made:
+                    ended = given
+                    for stage in self.end.values():
+                        ended = stage(ended)
+                    made[id(given.values)] = ended
+                found[name] = made[id(given.values)]
+        return found
+
+    def _output(self, task: str, features: Features) -> Any:
+        return self.heads[task](features.values if self.tasks[task].reads == "vector" else features)
+
+    def _read(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the trunk reads: one input, which has all where they are fused."""
+        if self._several is None:
+            return inputs
+        return {FUSED: self._several.read(inputs, training=self.training)}
 
     def _compute(
         self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The heads' outputs for `tasks`, and the penalties; what these tasks read is computed on the way."""
+        if not tasks:
+            return {}, {}
+        if self.reader is None:
+            return self._computed(inputs, tasks, rows)
+        parts = own_rows(inputs)
+        if len(parts) == 1:
+            return self._computed({self.reader: parts[0].values}, tasks, rows)
+        found: dict[str, list[tuple[Any, Tensor]]] = {task: [] for task in tasks}
+        penalties: dict[str, Tensor] = {}
+        for part in parts:
+            asked = {task: here for task in tasks if (here := part.among(rows.get(task))) is not None}
+            own = {task: here for task, (here, _) in asked.items()}
+            outputs, added = self._computed({self.reader: part.values}, tuple(asked), own)
+            for task, output in outputs.items():
+                found[task].append((output, asked[task][1]))
+            for name, penalty in added.items():
+                penalties[name] = penalties.get(name, 0) + penalty / len(parts)
+        return {task: joined_outputs(each, task) for task, each in found.items()}, penalties
+
+    def _computed(
+        self, inputs: Mapping[str, Any], tasks: Sequence[str], rows: Mapping[str, Tensor | None]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `_compute` gives, of inputs as the trunk reads them."""
         if not tasks:
             return {}, {}
         if not self.relations:
             shared = self.trunk(inputs, tasks, rows)
-            return {task: self.heads[task](shared.features[task].values) for task in tasks}, shared.penalties
+            features = self._at_heads(shared.features)
+            return {task: self._output(task, features[task]) for task in tasks}, shared.penalties
         needed = self.relations.needed(tasks, rows)
         shared = self.trunk(inputs, tuple(needed), needed)
         read = self.relations.predictions_read_by(needed)
@@ -252,14 +433,33 @@ class MultiTaskModel(nn.Module):
         return {task: outputs[task] for task in tasks}, shared.penalties
 
 
-_Labels = tuple[Tensor, Tensor | None, Tensor | None]
+_READ = {"vector": "one vector a row", "map": "maps", "tokens": "tokens", "nodes": "the nodes of graphs"}
+"""The kinds of features, for messages."""
+
+
+def _taken_end(encoders: Mapping[str, Encoder], tasks: Sequence[Task]) -> dict[str, Stage]:
+    """The stages that give vectors, taken off the encoder where tasks read the positions before them."""
+    if all(task.reads == "vector" for task in tasks):
+        return {}
+    _, encoder = only_encoder(encoders)
+    end = encoder.take_end()
+    if not encoder.stage_names:
+        task = next(task for task in tasks if task.reads != "vector")
+        raise UserError(
+            f"The task '{task.name}' reads {_READ[task.reads]}, but the encoder {type(encoder).__name__} has nothing "
+            "but one vector for each row. Choose another encoder, or another type of task."
+        )
+    return end if any(task.reads == "vector" for task in tasks) else {}
+
+
+_Labels = tuple[Any, Tensor | None, Tensor | None]
 """A task's target, mask and weights."""
 
 
 def _labels(batch: Batch, task: str) -> list[_Labels]:
     """A task's labels in the rows that are labelled for it; in mixed rows, their own and their partners'."""
     rows, mixed = batch.labelled[task], batch.partners
-    if mixed is not None:
+    if mixed is not None and task in mixed.targets:
         # Either of two mixed rows may lack a label.
         return [_rows(each.targets[task], each.masks[task], each.weights[task], rows) for each in (batch, mixed)]
     mask = _mask(batch, task)
@@ -268,10 +468,10 @@ def _labels(batch: Batch, task: str) -> list[_Labels]:
     return [_rows(batch.targets[task], mask, batch.weights.get(task), rows)]
 
 
-def _rows(target: Tensor, mask: Tensor | None, weights: Tensor | None, rows: Tensor | None) -> _Labels:
+def _rows(target: Any, mask: Tensor | None, weights: Tensor | None, rows: Tensor | None) -> _Labels:
     if rows is None:
         return target, mask, weights
-    return target[rows], None if mask is None else mask[rows], None if weights is None else weights[rows]
+    return select_values(target, rows), None if mask is None else mask[rows], None if weights is None else weights[rows]
 
 
 def _mask(batch: Batch, task: str) -> Tensor | None:

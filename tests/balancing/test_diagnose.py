@@ -12,8 +12,9 @@ from polytask.balancing import GramianBalancer
 from polytask.balancing.diagnose import diagnose
 from polytask.balancing.diagnosis import Diagnosis, Mode, recommendation
 from polytask.data.batch import Batch
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.tasks import Classification, Regression
 
 

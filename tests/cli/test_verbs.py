@@ -97,17 +97,26 @@ def test_the_unexpected_is_one_line_and_exit_code_1_with_a_traceback_on_demand(p
         main(["validate", str(config), "--debug"])
 
 
-def test_an_interruption_says_how_to_go_on(polytask, config, monkeypatch):
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (("config.yaml", "checkpoints/last.ckpt"), "Stopped. Go on with: polytask train --resume runs/digits"),
+        (("config.yaml",), "Stopped before the first checkpoint. Go on with: polytask train --resume runs/digits"),
+        ((), "Stopped before anything was written"),
+    ],
+)
+def test_an_interruption_says_how_to_go_on(polytask, config, monkeypatch, there, said):
     import polytask.training.train as training
 
     def stopped(_: object, root: Path, **__: object) -> None:
-        (root / "checkpoints").mkdir(parents=True)
-        (root / "checkpoints" / "last.ckpt").touch()
+        for name in there:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stopped)
     code, _, err = polytask("train", config)
-    assert code == 2 and "polytask train --resume runs/digits" in err
+    assert code == 2 and said in err
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(config: Path):

@@ -242,7 +242,10 @@ def test_numbers_with_an_exponent_that_another_reader_took_for_text_are_numbers(
         ("training.optimizer.betas=[1]", "training.optimizer.betas[1]: is missing; it has no default."),
         ("training.optimizer.betas=[0, true]", "training.optimizer.betas[1]: expected a number, found true."),
         ("training.optimizer.decay_all=1", "training.optimizer.decay_all: expected true or false, found 1."),
-        ("tasks.y.metric=mea", "tasks.y.metric: expected 'mae', 'rmse' or 'r2', found 'mea'. Did you mean 'mae'?"),
+        (
+            "tasks.y.metric=mea",
+            "tasks.y.metric: expected 'mae', 'rmse', 'r2', 'pearson' or 'spearman', found 'mea'. Did you mean 'mae'?",
+        ),
         ("tasks.y.name=z", "tasks.y.name: 'name' is not set here: the task's key is its name."),
         ("tasks.y.mean=[1]", "tasks.y.mean: 'mean' comes from the data and cannot be set."),
         ("tasks.y.hidden=[8, a]", "tasks.y.hidden[1]: expected a whole number, found 'a'."),
@@ -276,7 +279,6 @@ def test_values_of_the_wrong_kind_are_refused(refusal, change, problem):
         ("inputs.row={type: text, column: z}", "inputs.row: the column 'z' is the target of the task 'z'"),
         ("tasks.y.target=[]", "tasks.y: A task's target is an empty list"),
         ("tasks.y.target=[a, a]", "tasks.y: A task's target names a column twice"),
-        ("inputs.more=tabular", "inputs: a model has one input so far, but here are 2: 'row', 'more'. Put a table's"),
         (
             "model.encoders={rwo: mlp}",
             "model.encoders.rwo: there is no input of this name. Did you mean 'row'? The inp",
@@ -293,7 +295,10 @@ def test_values_of_the_wrong_kind_are_refused(refusal, change, problem):
         ("training.selection=y/valid", "Write mean_gain, or task/valid/metric, for example y/valid/loss."),
         ("training.selection=x/valid/mae", "'x/valid/mae' names no task. The tasks: 'y', 'z'."),
         ("training.selection=y/test/mae", "is measured on 'test', but choices are made on validation data."),
-        ("training.selection=y/valid/acc", "the task 'y' has no metric 'acc'. Allowed: 'loss', 'mae', 'rmse', 'r2'."),
+        (
+            "training.selection=y/valid/acc",
+            "the task 'y' has no metric 'acc'. Allowed: 'loss', 'mae', 'rmse', 'r2', 'pearson', 'spearman'.",
+        ),
         ("training.early_stopping.metric=z/valid/acuracy", "training.early_stopping.metric: the task 'z' has no metr"),
         ("data.split.by=group", "data.split: to split by 'group', give the 'column' as well."),
         ("data.split.column=a", "data.split.column: a random split uses no column."),

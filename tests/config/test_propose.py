@@ -317,6 +317,37 @@ def test_words_and_sentences_are_no_molecules():
         assert "type: graph" not in propose(table, "my.csv", ["active"])
 
 
+def test_lists_and_texts_of_numbers_become_series_with_equal_lengths_as_channels():
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(5, 40, 60)
+    columns = {
+        "speed": [draw.normal(size=length).tolist() for length in lengths],
+        "power": [" ".join(map(str, draw.normal(size=length).round(2))) for length in lengths],
+        "other": [draw.normal(size=7).tolist() for _ in lengths],
+        "age": draw.integers(20, 60, 60),
+        "tired": ["yes", "no"] * 30,
+    }
+    text = propose(Table.of(columns, "my.csv"), "my.csv", ["tired"])
+    assert "series: {type: sequence, columns: [speed, power]}" in text
+    assert "series: {type: tcn" in text
+    assert "left out: 'other', 'age'" in text
+    columns["speed"][3] = []
+    text = propose(Table.of({name: columns[name] for name in ("speed", "tired")}, "my.csv"), "my.csv", ["tired"])
+    assert "series: {type: sequence, columns: speed, on_error: skip}" in text
+
+
+def test_names_and_short_lists_are_no_series():
+    draw = np.random.default_rng(0)
+    columns = {
+        "date": [f"2026-01-{day:02d} to 2026-02-{day:02d} at the sea" for day in range(1, 31)],
+        "place": draw.normal(size=(30, 2)).tolist(),
+        "tags": [["a", "b", "c", "d", "e", "f"]] * 30,
+        "age": draw.integers(20, 60, 30),
+        "tired": ["yes", "no"] * 15,
+    }
+    assert "type: sequence" not in propose(Table.of(columns, "my.csv"), "my.csv", ["tired"])
+
+
 @pytest.mark.parametrize(
     ("file", "targets", "encoder", "tasks"),
     [
@@ -337,3 +368,52 @@ def test_what_is_proposed_for_real_data_loads(data_root, tmp_path, file, targets
     assert [spec.type for spec in config.tasks.values()] == tasks
     assert [spec.type for spec in config.model.encoders.values()] == [encoder]
     assert config.data.train == str(data_root / file)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+
+    def recordings(rates=(8000,), seconds=0.2, broken=(), **others):
+        draw = np.random.default_rng(0)
+        for index in range(24):
+            rate = rates[index % len(rates)]
+            soundfile.write(tmp_path / f"{index}.wav", 0.1 * draw.normal(size=round(seconds * rate)), rate)
+        for index in broken:
+            (tmp_path / f"{index}.wav").write_bytes(b"nothing")
+        frame = pd.DataFrame({"file": [f"{i}.wav" for i in range(24)], "kind": ["a", "b"] * 12, **others})
+        frame.to_csv(tmp_path / "calls.csv", index=False)
+        text = propose(read_table(tmp_path / "calls.csv"), "calls.csv", ["kind"])
+        (tmp_path / "c.yaml").write_text(text)
+        return load_config(tmp_path / "c.yaml"), text
+
+    return recordings
+
+
+def test_recordings_go_before_texts_and_numbers(recordings):
+    config, text = recordings(size=np.arange(24) % 5)
+    assert config.inputs["audio"].parameters["column"] == "file"
+    assert config.inputs["audio"].parameters["sample_rate"] is None
+    assert config.inputs["audio"].parameters["on_error"] == "error"
+    assert config.model.encoders["audio"].type == "audio_cnn"
+    assert "Recordings of 0.2 to 0.2 s at 8,000 samples a second." in text
+    assert "left out: 'size'." in text
+
+
+def test_recordings_of_several_rates_long_and_broken_ones_among_them(recordings):
+    config, text = recordings(rates=(8000, 11025), seconds=11.0, broken=[5])
+    parameters = config.inputs["audio"].parameters
+    assert (parameters["sample_rate"], parameters["crop"], parameters["max_seconds"]) == (8000, 10, 40)
+    assert parameters["on_error"] == "skip"
+    assert "up to 11,025, are brought to 8,000" in text
+    assert "they are skipped, and counted" in text
+
+
+def test_recordings_that_cannot_be_read_at_all_are_the_users_error(recordings):
+    config, text = recordings(broken=range(24), size=np.arange(24) % 5)
+    assert config.inputs["row"].type == "tabular"
+    assert "left out: 'file'" in text
+    with pytest.raises(
+        UserError, match=r"none of the recordings in 'file' that were looked at can be read: the recording '23\.wav'"
+    ):
+        recordings(broken=range(24))

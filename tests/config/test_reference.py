@@ -61,7 +61,10 @@ def test_everything_that_can_be_set_is_described(kind, name):
         (tuple[int, ...], "list of integer"),
         (tuple[int, float], "list of integer, number"),
         (Mapping[str, float], "mapping of names to number"),
-        (ColumnType, "'number' or 'boolean' or 'category' or 'text' or 'image' or 'list' or 'date' or 'other'"),
+        (
+            ColumnType,
+            "'number' or 'boolean' or 'category' or 'text' or 'image' or 'audio' or 'list' or 'date' or 'other'",
+        ),
         (Any, "any value"),
         (Path, "pathlib.Path"),
     ],

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from polytask.data.column_types import CATEGORY_MARK, ColumnType, check_names, check_types, infer_type, plain_type
+from polytask.data.table import Table
 from polytask.errors import UserError
 
 
@@ -102,3 +103,30 @@ def test_the_type_of_an_unknown_column_is_refused_with_the_closest():
 def test_inference_of_a_large_column_is_quick_enough_to_repeat():
     values = np.random.default_rng(0).choice(["cat", "dog"], 10_000).tolist()
     assert inferred(values) == ColumnType.CATEGORY
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "audio"),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image"),
+        (b"fLaC\x00", "audio"),
+        (b"OggS\x00", "audio"),
+        (b"ID3\x04", "audio"),
+        (b"\xff\xfb\x90", "audio"),
+        (b"FORM\x00\x00\x00\x00AIFF", "audio"),
+        (b"\xff\xd8\xff\xe0", "image"),
+        (b"\x89PNG", "image"),
+        (b"", "image"),
+    ],
+)
+def test_files_of_sounds_are_told_from_images_by_how_they_begin(content, expected):
+    table = Table.of({"file": [None, content, b"other"], "x": [1, 2, 3]})
+    assert table.types["file"] == expected
+    record = pa.array([None, {"bytes": content, "path": None}])
+    assert Table.from_arrow(pa.table({"file": record})).types["file"] == expected
+
+
+def test_paths_of_sounds_are_told_by_their_endings():
+    assert Table.of({"file": ["a/b.wav", "c.FLAC", None]}).types["file"] == "audio"
+    assert Table.of({"file": ["a/b.wav", "c.jpg", "d.wav"]}).types["file"] == "category"

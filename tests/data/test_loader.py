@@ -204,16 +204,16 @@ def test_predictions_need_no_target_columns(table, prepared):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_row_is_one_clear_message(table, prepared, workers, monkeypatch):
     broken = table.take(None)
-    texts = broken.column("review").to_pylist()
-    texts[40] = None
-    column = broken.column_names.index("review")
-    broken = Table.from_arrow(broken.set_column(column, "review", pa.array(texts)), source="new.parquet")
-    with pytest.raises(UserError, match=r"^new.parquet, row 41: 'review' is empty"):
+    scans = broken.column("scan").to_pylist()
+    scans[40] = b"broken"
+    column = broken.column_names.index("scan")
+    broken = Table.from_arrow(broken.set_column(column, "scan", pa.array(scans)), source="new.parquet")
+    with pytest.raises(UserError, match=r"^new.parquet, row 41: the image in the cell cannot be read"):
         prepared.loader(broken, batch_size=16)
     # Where the rows do not fit in memory, that shows in the first 8, and the others are not read yet.
     monkeypatch.setattr("polytask.data.encoded_rows.rows_at_once", lambda source: 8)
     loader = prepared.loader(broken, batch_size=16, cache_bytes=0, workers=workers)
-    with pytest.raises(UserError, match=r"^new.parquet, row 41: 'review' is empty, [^\n]*$"):
+    with pytest.raises(UserError, match=r"^new.parquet, row 41: the image in the cell cannot be read[^\n]*$"):
         list(loader)
 
 

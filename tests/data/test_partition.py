@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.data.partition import by_group, by_stratum, random_rows
+from polytask.data.partition import by_group, by_stratum, largest_first, random_rows
 
 fractions = st.tuples(st.floats(0, 0.49), st.floats(0, 0.49))
 
@@ -114,3 +114,38 @@ def test_other_seeds_choose_other_groups():
 
 def test_three_equal_groups_fill_three_parts():
     assert sorted(sizes(by_group(np.repeat([0, 1, 2], 10), 0.1, 0.1, np.random.default_rng(0)))) == [10, 10, 10]
+
+
+def _numbered(groups):
+    return np.unique(np.array(groups), return_inverse=True)[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=31, max_size=300), fractions, st.integers(0, 5), st.booleans())
+def test_no_group_is_in_two_parts_and_none_is_fuller_than_by_its_last_group(groups, wanted, seed, shuffled):
+    groups, (valid, test) = _numbered(groups), wanted
+    if groups.max() < 2:
+        return
+    parts = largest_first(groups, valid, test, np.random.default_rng(seed) if shuffled else None)
+    for group in range(groups.max() + 1):
+        assert len(np.unique(parts[groups == group])) == 1
+    shares = len(groups) * np.array([1 - valid - test, valid, test])
+    largest = np.bincount(groups).max()
+    for found, share in zip(sizes(parts), shares, strict=True):
+        assert (found > 0) == (share > 0)
+        assert abs(found - share) <= 2 * largest
+
+
+def test_large_groups_are_trained_on():
+    groups = np.repeat(np.arange(8), [1, 6, 1, 2, 1, 1, 6, 2])
+    parts = largest_first(groups, 0.2, 0.2)
+    # 20 rows: 12, 4, 4. The two of six rows fill training; then those of two rows; then single ones.
+    assert [parts[groups == group][0] for group in range(8)] == [2, 0, 2, 1, 2, 2, 0, 1]
+
+
+def test_balanced_shuffles_the_groups_but_the_large_ones():
+    groups = np.repeat(np.arange(41), [20, *[1] * 40])
+    splits = [largest_first(groups, 0.1, 0.1, np.random.default_rng(seed)) for seed in range(5)]
+    assert all((parts[groups == 0] == 0).all() for parts in splits)
+    assert len({parts.tobytes() for parts in splits}) == 5
+    assert all(sizes(parts).tolist() == [48, 6, 6] for parts in splits)

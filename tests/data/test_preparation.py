@@ -132,7 +132,7 @@ def _smaller(batches):
 
 def test_the_inputs_are_a_family():
     assert isinstance(inputs.family, Family)
-    assert inputs.names() == ("graph", "image", "tabular", "text")
+    assert inputs.names() == ("audio", "graph", "graph_columns", "graph_table", "image", "sequence", "tabular", "text")
     assert isinstance(inputs.create("image", channels=1), ImageInput)
     with pytest.raises(UserError, match=r"There is no input 'txt'. Did you mean 'text'?"):
         inputs.create("txt")
@@ -156,3 +156,89 @@ def test_parameters_can_be_configured(name, given):
     assert {key: spec.parameters[key] for key in given} == given
     assert json.loads(json.dumps(spec.to_mapping())) == spec.to_mapping()
     assert isinstance(spec.create(), inputs.family.get(name))
+
+
+# -- several inputs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gaps():
+    return _table(
+        review=["a good film", None, "", None, "bad film"],
+        length=[90.0, 120.0, None, None, 80.0],
+        stars=[4.0, 1.0, 3.0, 2.0, None],
+    )
+
+
+STARS = {"stars": TARGETS["stars"]}
+
+
+def two_inputs(**given):
+    return {"text": TextInput("review", tokenizer="words", buckets=9), "row": TabularInput(["length"], **given)}
+
+
+def test_rows_may_lack_one_of_several_inputs_and_those_without_any_are_left_out(gaps, caplog):
+    prepared = Preparation.fit(gaps, np.arange(5), two_inputs(missing="error"), STARS)
+    assert prepared.optional == {"text", "row"}
+    with caplog.at_level("INFO", "polytask"):
+        loader = prepared.loader(gaps, batch_size=8)
+    (batch,) = loader
+    assert batch.rows.tolist() == [0, 1, 2, 4]
+    assert batch.inputs["text"].rows.tolist() == [0, 2, 3]
+    assert batch.inputs["row"].rows.tolist() == [0, 1, 3]
+    assert batch.labelled["stars"].tolist() == [0, 1, 2]
+    assert loader.skipped == 1
+    assert "films.csv, row 4 is left out: it has no value for any of the inputs 'text', 'row'." in caplog.text
+    assert "1 of 4 rows have an empty text" in caplog.text
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**6])
+def test_rows_in_memory_and_rows_read_each_time_are_the_same(gaps, cache_bytes):
+    prepared = Preparation.fit(gaps, np.arange(5), two_inputs(), STARS)
+    first, second = prepared.loader(gaps, batch_size=2, cache_bytes=cache_bytes)
+    assert torch.equal(first.inputs["text"].rows, torch.tensor([0]))
+    assert isinstance(first.inputs["row"], dict)
+    assert isinstance(second.inputs["text"], dict)
+    assert second.inputs["row"].rows.tolist() == [1]
+    assert len(second.inputs["row"].values["numeric"]) == 1
+    loader = prepared.loader(gaps, batch_size=5, cache_bytes=cache_bytes)
+    assert loader.encoded.lengths().tolist() == [3, 0, 1, 2]
+
+
+def test_an_input_that_no_training_row_has_is_refused(gaps):
+    with pytest.raises(UserError, match="none of the 1 training rows has a value for the input 'row'"):
+        Preparation.fit(gaps, np.array([2]), two_inputs(), STARS)
+
+
+def test_a_table_may_lack_the_columns_of_an_input_that_training_rows_lacked(gaps):
+    other = _table("others.csv", review=["good", "bad"])
+    prepared = Preparation.fit(gaps, np.arange(5), two_inputs(), STARS)
+    again = Preparation.from_state(json.loads(json.dumps(prepared.state_dict())), two_inputs())
+    assert again.optional == prepared.optional
+    (batch,) = again.loader(other, batch_size=8, targets=False)
+    assert batch.inputs["row"].values is None
+    assert len(batch.inputs["row"]) == 2
+    with pytest.raises(UserError, match="no row has a value for any of the inputs"):
+        again.loader(_table("none.csv", other=[1]), batch_size=8, targets=False)
+
+
+def test_what_all_training_rows_had_is_asked_for_and_its_absence_told(gaps, caplog):
+    prepared = Preparation.fit(gaps, np.array([0, 4]), two_inputs(), STARS)
+    assert prepared.optional == frozenset()
+    assert "optional" not in prepared.state_dict()
+    with pytest.raises(UserError, match="no column 'length', which the input 'row' reads"):
+        prepared.loader(_table("others.csv", review=["good"]), batch_size=8, targets=False)
+    (batch,) = prepared.loader(gaps, np.array([1, 2]), batch_size=8)
+    assert batch.inputs["text"].rows.tolist() == [1]
+    assert "1 of 2 rows lack the input 'text', which every training row has" in caplog.text
+
+
+def test_a_single_input_is_as_strict_as_ever(gaps):
+    with pytest.raises(UserError, match="row 2: 'review' is empty"):
+        Preparation.fit(gaps, np.arange(5), {"text": TextInput("review")}, STARS)
+
+
+def test_several_inputs_travel_to_another_process(gaps):
+    prepared = Preparation.fit(gaps, np.arange(5), two_inputs(), STARS)
+    encoded = pickle.loads(pickle.dumps(prepared.loader(gaps, batch_size=2, cache_bytes=0).encoded))
+    assert len(encoded) == 4

@@ -4,7 +4,7 @@ import pytest
 
 from polytask.data.inputs import TabularInput
 from polytask.data.preparation import Preparation
-from polytask.data.summary import TargetRecord, describe, percent
+from polytask.data.summary import TargetRecord, describe
 from polytask.data.table import Table
 from polytask.errors import UserError
 from polytask.labels import TargetSpec
@@ -56,13 +56,6 @@ def test_several_numbers_are_named_and_cut():
     (record,) = _described({"y": TargetSpec("numbers", tuple(columns))}, _table(**columns), {"train": range(4)})
     assert record.statistics.startswith("y0: mean 1.5, std 1.118; y1: mean 2.5, std 1.118; ")
     assert record.statistics.endswith("y4: mean 5.5, std 1.118; and 2 more")
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0.0, "0 %"), (0.2, "< 1 %"), (1.4, "1 %"), (52.5, "52 %"), (100.0, "100 %")]
-)
-def test_a_small_share_does_not_look_like_nothing(share, text):
-    assert percent(share) == text
 
 
 def test_an_unseen_class_shows_before_the_training():

@@ -36,6 +36,25 @@ def _encode(target, table, rows=None):
     return values.tolist(), mask.tolist()
 
 
+def test_numbers_below_the_least_are_named_with_their_row():
+    table = _table(a=[1.0, 2.0], b=[None, -3.0])
+    target = make_target("visits", TargetSpec("numbers", ("a", "b"), least=0.0))
+    with pytest.raises(
+        UserError, match=r"reviews.csv, row 2, column 'b': the value is -3, but the task 'visits' learns"
+    ):
+        target.fit(table, np.arange(2))
+    target.fit(table, np.arange(1))
+    assert _encode(target, table, [0]) == ([[1.0, 0.0]], [[True, False]])
+
+
+def test_an_ordered_class_that_is_new_has_no_place_to_go():
+    table = _table(y=["1", "2", "3"])
+    target = _category(table, rows=[0, 1], ordered=True)
+    with pytest.raises(UserError, match=r"the class '3' of 'y'.*or list all classes in their order") as raised:
+        _encode(target, table)
+    assert "unknown" not in str(raised.value)
+
+
 class TestCategory:
     def test_classes_are_found_in_the_training_part_and_sorted(self):
         table = _table(y=["b", "a", "b", None, "a", "c"])

@@ -1,5 +1,7 @@
 """Graph encoders: what they compute, and that graphs stay apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,11 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from polytask import encoders
-from polytask.encoders.graph_stages import CodeEmbedding
+from polytask.encoders.graph_stages import FeatureEmbedding
 from polytask.errors import UserError
 from polytask.graphs import Graphs
 
-from .cases import ALIKE_EDGES, GRAPH, codes
+from . import cases
+from .cases import ALIKE_EDGES, GRAPH, NUMBERS, codes
 
 NAMES = ("gat", "gcn", "gin")
 POOLINGS = ("mean", "sum", "max", "attention")
@@ -129,11 +132,11 @@ def test_gin_computes_its_formula():
 @pytest.mark.parametrize("values", [3, 600])
 def test_codes_become_the_sum_of_their_vectors(values):
     """Few are multiplied, many are looked up."""
-    embedding = CodeEmbedding((values, 2), 4)
+    embedding = FeatureEmbedding((values, 2), 4)
     codes = torch.tensor([[0, values], [values - 1, values + 1]])
     expected = embedding.table.weight[codes].sum(1)
-    torch.testing.assert_close(embedding(codes), expected)
-    embedding(codes).sum().backward()
+    torch.testing.assert_close(embedding(codes, None), expected)
+    embedding(codes, None).sum().backward()
     assert embedding.table.weight.grad.sum(1).nonzero().flatten().tolist() == [0, values - 1, values, values + 1]
 
 
@@ -151,3 +154,25 @@ def test_codes_become_the_sum_of_their_vectors(values):
 def test_parameters_out_of_their_limits_are_refused(name, parameters, message):
     with pytest.raises(UserError, match=message):
         encoders.create(name, **parameters, shape=ALIKE_EDGES)
+
+
+def test_numbers_are_mapped_and_added_to_the_vectors_of_codes():
+    embedding = FeatureEmbedding((3,), 4, numbers=2)
+    codes, numbers = torch.tensor([[0], [2]]), torch.tensor([[1.0, 0.0], [0.5, -1.0]])
+    expected = embedding.table.weight[codes[:, 0]] + numbers @ embedding.linear.weight.T
+    torch.testing.assert_close(embedding(codes, numbers), expected)
+    alone = FeatureEmbedding((), 4, numbers=2)
+    found = alone(torch.empty(2, 0, dtype=torch.int64), numbers)
+    torch.testing.assert_close(found, numbers @ alone.linear.weight.T + alone.linear.bias)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_of_nodes_matter_and_those_of_edges_where_they_are_read(name):
+    torch.manual_seed(0)
+    encoder = encoders.create(name, dim=8, depth=1, shape=NUMBERS).eval()
+    graphs = cases.graphs([4, 5], NUMBERS, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = encoder(graphs).values
+        assert not torch.allclose(encoder(replace(graphs, numbers=graphs.numbers.flip(0))).values, whole)
+        other = encoder(replace(graphs, edge_numbers=graphs.edge_numbers.flip(0))).values
+        assert torch.allclose(other, whole) is (name == "gcn")

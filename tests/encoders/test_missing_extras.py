@@ -5,7 +5,7 @@ import pytest
 
 from polytask import encoders
 from polytask.errors import MissingExtra
-from polytask.shapes import GraphShape, ImageShape, TextShape
+from polytask.shapes import AudioShape, GraphShape, ImageShape, TextShape
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from polytask.shapes import GraphShape, ImageShape, TextShape
         ("vgg", {"shape": ImageShape()}, "torchvision", "vision"),
         ("timm", {"name": "resnet18", "shape": ImageShape()}, "timm", "vision"),
         ("gin", {"shape": GraphShape((3,))}, "torch_geometric", "graph"),
+        ("speech_model", {"name_or_path": "hubert", "shape": AudioShape(16000)}, "transformers", "audio"),
         ("auto_model", {"name_or_path": "bert", "shape": TextShape(10)}, "transformers", "text"),
     ],
 )
@@ -30,7 +31,7 @@ def test_says_what_to_install(monkeypatch, name, parameters, library, extra):
 def test_importing_the_encoders_imports_no_optional_library():
     code = (
         "import sys, polytask.encoders, polytask.data.inputs\n"
-        "optional = ('timm', 'torchvision', 'transformers', 'tokenizers', 'torch_geometric', 'rdkit')\n"
+        "optional = ('timm', 'torchvision', 'transformers', 'tokenizers', 'torch_geometric', 'rdkit', 'soundfile')\n"
         "print([name for name in optional if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -126,6 +126,17 @@ def test_pacs(prepared, polytask, process, tmp_path: Path):
     assert list(predicted["style"]).count("sketch") >= 3
 
 
+def test_qm9(prepared, polytask, tmp_path: Path):
+    config = prepared("qm9", "qm9_13k")
+    pd.read_csv(tmp_path / "qm9.csv").head(300).to_csv(tmp_path / "qm9.csv", index=False)
+    run = trained(polytask, config, "training.epochs=1", "model.encoders.molecule.dim=16")
+    assert len(scores(polytask, run)["tasks"]) == 12
+    script = [sys.executable, EXAMPLES / "qm9" / "baseline.py", "qm9.csv", "run"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert float(found["zpve"]) > 0.9, "nearly a sum over the atoms"
+
+
 def test_tox21(prepared, polytask, process, tmp_path: Path):
     config = prepared("tox21", "molecules")
     table = pd.read_csv(tmp_path / "tox21.csv")
@@ -148,3 +159,62 @@ def test_tox21(prepared, polytask, process, tmp_path: Path):
     predicted = pd.read_csv(tmp_path / "out.csv")
     assert set(predicted["SR-p53"]) <= {"active", "inactive"}
     assert predicted[["SR-p53_p_active", "SR-p53_p_inactive"]].sum(axis=1).sub(1).abs().max() < 1e-5
+
+
+def test_census_income(prepared, polytask, tmp_path: Path):
+    config = prepared("census_income", "census_income_kdd")
+    table = pd.read_parquet(tmp_path / "census.parquet")
+    assert table.part.value_counts().to_dict() == {"train": 60_000, "test": 29_762, "valid": 10_000}
+    assert round((table.income == "above 50,000").mean(), 3) == 0.062
+    assert round((table.never_married == "yes").mean(), 3) == 0.432
+    some = table.groupby("part").head(3000)
+    some.to_parquet(tmp_path / "census.parquet", index=False)
+    run = trained(polytask, config, "training.epochs=2", "training.batch_size=64", "model.encoders.row.width=32")
+    found = scores(polytask, run)["tasks"]
+    assert found["income"]["scores"]["auroc"] > 0.85
+    assert found["never_married"]["scores"]["auroc"] > 0.95
+
+
+def test_mulan(prepared, polytask, tmp_path: Path):
+    config = prepared("mulan", "mulan_mtr")
+    assert pd.read_csv(tmp_path / "table.csv").shape == (768, 10)
+    run = trained(polytask, config, "training.epochs=20", "model.encoders.row.width=64")
+    found = scores(polytask, run)["tasks"]
+    assert min(task["scores"]["r2"] for task in found.values()) > 0.8
+
+
+@pytest.mark.parametrize(("name", "columns"), [("sf1", 13), ("oes97", 279), ("slump", 10)])
+def test_other_sets_of_mulan_are_read(data_root: Path, tmp_path: Path, name, columns):
+    script = [sys.executable, EXAMPLES / "mulan" / "prepare.py", data_root / "mulan_mtr", tmp_path, name]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "table.csv").columns) == columns
+
+
+def test_pipe_rgbd(prepared, polytask, tmp_path: Path):
+    config = prepared("pipe_rgbd", "pipe_rgbd")
+    assert [len(pd.read_csv(tmp_path / f"{part}.csv")) for part in ("train", "valid")] == [50, 27]
+    small = ["training.epochs=3", "inputs.image.size=[51, 90]", "model.encoders.image={type: cnn, width: 16, depth: 4}"]
+    narrow = [f"tasks.{task}.width=16" for task in ("damage", "depth", "normals")]
+    run = trained(polytask, config, *small, *narrow, "training.optimizer.lr=0.003")
+    found = scores(polytask, run, "--part", "valid")["tasks"]
+    assert found["normals"]["scores"]["mean_angle"] < 30
+    assert found["depth"]["scores"]["abs_error"] < found["depth"]["baseline"]["abs_error"] + 5
+    assert found["damage"]["scores"]["pixel_accuracy"] > 0.8
+
+
+def test_camvid(prepared, polytask, tmp_path: Path):
+    config = prepared("camvid", "camvid_240")
+    tables = {part: pd.read_csv(tmp_path / f"{part}.csv") for part in ("train", "valid", "test")}
+    assert [len(table) for table in tables.values()] == [367, 101, 233]
+    for part, table in tables.items():
+        table.iloc[:: 6 if part == "train" else 12].to_csv(tmp_path / f"{part}.csv", index=False)
+    small = ["training.epochs=5", "inputs.image.size=[45, 60]", "model.encoders.image={type: cnn, width: 16, depth: 4}"]
+    small += ["tasks.scene.width=32", "tasks.edges.width=16", "training.optimizer.lr=0.005"]
+    run = trained(polytask, config, *small)
+    found = scores(polytask, run)["tasks"]
+    assert found["scene"]["scores"]["pixel_accuracy"] > 0.45
+    assert found["scene"]["scores"]["miou"] > 2 * found["scene"]["baseline"]["miou"]
+    code, _out, err = polytask("predict", "run", "test.csv", "-o", "out.parquet", "--pictures", "1")
+    assert code == 0, err
+    assert len(list((tmp_path / "out_files" / "scene").iterdir())) == len(pd.read_csv(tmp_path / "test.csv"))

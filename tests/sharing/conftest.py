@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
+from polytask.features import FeatureShape
 
 
 class Layers(Encoder):

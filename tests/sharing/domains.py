@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from polytask import sharing
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
+from polytask.features import FeatureShape
 
 ADAM = partial(torch.optim.Adam, lr=0.02)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from polytask.encoders.batch_norm import BatchNorm1d
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
+from polytask.features import FeatureShape
 
 
 class Dense(Encoder):

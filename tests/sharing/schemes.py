@@ -53,10 +53,11 @@ SCHEMES = {**{name: (name, NEEDED.get(name, {})) for name in sharing.names()}, *
 ENCODERS = (
     "mlp", "tabular_resnet", "ft_transformer", "cnn", "resnet", "vgg", "timm-transformer", "bag", "bag-weighted",
     "bigru", "text_cnn", "transformer", "auto_model-bert", "gcn", "gin", "gat",
+    "audio_cnn", "crnn", "speech_model-wav2vec2", "fused", "fused-transformer",
 )  # fmt: skip
 
-OF_EACH_KIND = ("tabular_resnet", "cnn", "transformer", "gin")
-"""Encoders with vectors, maps, tokens and nodes between their stages, for the variants."""
+OF_EACH_KIND = ("tabular_resnet", "cnn", "transformer", "gin", "fused-perceiver")
+"""Encoders with vectors, maps, tokens and nodes between their stages, and several in one, for the variants."""
 
 CHOOSING = {"adashare", "ltb"}
 """Schemes that learn choices: in evaluation no loss reaches these, so reach is tested while they are drawn."""
@@ -64,7 +65,7 @@ CHOOSING = {"adashare", "ltb"}
 REFUSED: set[tuple[str, str]] = {
     ("adapters", "bag"), ("adapters-bitfit", "bag"), ("adapters", "bag-weighted"), ("adapters-bitfit", "bag-weighted"),
     ("adashare", "bag"), ("adashare-drawn", "bag"), ("adashare", "bag-weighted"), ("adashare-drawn", "bag-weighted"),
-    ("adashare", "text_cnn"), ("adashare-drawn", "text_cnn"),
+    ("adashare", "text_cnn"), ("adashare-drawn", "text_cnn"), ("adashare", "audio_cnn"), ("adashare", "crnn"),
     ("task_norm", "mlp"), ("task_norm", "bag"), ("task_norm", "bag-weighted"), ("task_norm", "bigru"),
     ("task_norm", "text_cnn"),
 }  # fmt: skip

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from polytask import sharing
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.model import MultiTaskModel
 from polytask.sharing import Adapters
 from polytask.tasks import Regression

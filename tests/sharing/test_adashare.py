@@ -8,8 +8,9 @@ from torch import nn
 
 from polytask import sharing
 from polytask.encoders import Features
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.sharing.adashare import skippable
 
 from ..encoders.cases import CASES
@@ -236,18 +237,33 @@ def test_asking_what_can_be_skipped_leaves_the_encoder_as_it_was():
     torch.testing.assert_close(encoder.state_dict(), before)
 
 
-class Shorter(Stage):
+class Cut(Stage):
+    def forward(self, features):
+        return Features(features.values[:, :24])
+
+
+class Halved(Stage):
     def forward(self, features):
         return Features(features.values[:, ::2])
 
 
-def test_tokens_that_turn_out_fewer_are_told():
+def tokens_cut_by(cut):
     tokens = FeatureShape("tokens", 4)
     encoder = Maps()
-    encoder.stages = type(encoder.stages)({"in": Stage(nn.Identity(), tokens), "merge": Shorter(nn.Identity(), tokens)})
-    trunk = sharing.create("adashare", warm_up=0.0).build({"row": encoder}, TASKS)
-    with pytest.raises(UserError, match=r"adashare: stage 'merge' turns \[2, 6, 4\] into \[2, 3, 4\], so it cannot be"):
-        trunk({"row": torch.randn(2, 6, 4)}, TASKS, {})
+    encoder.stages = type(encoder.stages)({"in": Stage(nn.Identity(), tokens), "merge": cut(nn.Identity(), tokens)})
+    return encoder
+
+
+def test_stages_that_halve_the_tokens_are_always_executed():
+    assert skippable(tokens_cut_by(Cut)) == (1,)
+    assert skippable(tokens_cut_by(Halved)) == ()
+
+
+def test_tokens_that_turn_out_fewer_are_told():
+    trunk = sharing.create("adashare", warm_up=0.0).build({"row": tokens_cut_by(Cut)}, TASKS)
+    message = r"adashare: stage 'merge' turns \[2, 30, 4\] into \[2, 24, 4\], so it cannot be"
+    with pytest.raises(UserError, match=message):
+        trunk({"row": torch.randn(2, 30, 4)}, TASKS, {})
 
 
 def linear_and_bent(rows, seed):

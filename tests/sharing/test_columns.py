@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from polytask import sharing
-from polytask.encoders.encoder import FeatureShape, Stage
+from polytask.encoders.encoder import Stage
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 
 from ..encoders.cases import CASES
 from .conftest import Layers

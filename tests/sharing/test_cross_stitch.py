@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from polytask import sharing
-from polytask.encoders.encoder import Features
 from polytask.errors import UserError
+from polytask.features import Features
 
 from ..encoders.cases import CASES
 from .two_tasks import STARVED, UNRELATED, errors

@@ -14,11 +14,12 @@ from polytask.model import MultiTaskModel
 from polytask.tasks import Classification, Regression
 
 from ..encoders.cases import CASES, ROWS, prepared
+from ..fusion.cases import CASES as FUSED
 from .schemes import CHOOSING, ENCODERS, OF_EACH_KIND, REFUSED, SCHEMES, TASKS
 
 
 def case_of(encoder):
-    return prepared(CASES[encoder])
+    return FUSED[encoder] if encoder in FUSED else prepared(CASES[encoder])
 
 
 def table_encoder(scheme):
@@ -223,5 +224,5 @@ def test_every_parameter_is_typed_and_documented(name):
 def test_several_inputs_are_refused(scheme):
     name, parameters = SCHEMES[scheme]
     encoder = CASES["mlp"].build()
-    with pytest.raises(UserError, match="one input so far, but 2 were given: 'a', 'b'"):
+    with pytest.raises(UserError, match="over one encoder, but 2 were given: 'a', 'b'"):
         sharing.create(name, **parameters).build({"a": encoder, "b": encoder}, TASKS)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
+from polytask.features import Features, FeatureShape
 from polytask.sharing.experts import MLPExperts, MLPKind, StageKind, mixture
 from polytask.sharing.mixing import weighted_sum
 

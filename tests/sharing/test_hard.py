@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from polytask import sharing
-from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import Features, FeatureShape
 from polytask.sharing.sharing import select_rows
 
 STAGE_SIZES = {"bottom": 4 * 6 + 6, "middle": 6 * 5 + 5, "top": 5 * 3 + 3}
@@ -155,5 +156,5 @@ def test_a_stage_that_does_not_exist_is_named_with_the_allowed_ones(encoder, sha
 
 
 def test_several_inputs_are_refused(encoder):
-    with pytest.raises(UserError, match="one input so far, but 2 were given: 'row', 'picture'"):
+    with pytest.raises(UserError, match="over one encoder, but 2 were given: 'row', 'picture'"):
         sharing.Hard().build({"row": encoder, "picture": encoder}, TASKS)

@@ -4,8 +4,9 @@ from torch import nn
 
 from polytask import encoders, sharing
 from polytask.config.derive import parameters_of
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.shapes import TabularShape
 from polytask.sharing.gates import imbalance
 

@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from polytask import sharing
-from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import Features, FeatureShape
 from polytask.sharing.mtan import Extractor
 
 from ..encoders.cases import CASES

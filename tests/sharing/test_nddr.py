@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from polytask import sharing
-from polytask.encoders.encoder import Features
 from polytask.errors import UserError
+from polytask.features import Features
 from polytask.sharing.nddr import TokenBatchNorm
 
 from ..encoders.cases import CASES

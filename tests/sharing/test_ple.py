@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from polytask import sharing
-from polytask.encoders.encoder import FeatureShape
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.sharing.mixture_plan import Mixture, plan
 
 from .one_unit import error

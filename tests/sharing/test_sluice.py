@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from polytask import sharing
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.sharing.sluice import correlation
 
 from ..encoders.cases import CASES

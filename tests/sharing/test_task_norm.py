@@ -7,8 +7,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from polytask import balancing, sharing
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.sharing.task_norm import with_modules
 
 from ..encoders.cases import CASES, prepared

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from polytask.encoders.encoder import Features, FeatureShape, Stage
+from polytask.encoders.encoder import Stage
+from polytask.features import Features, FeatureShape
 from polytask.sharing.bitfit import Offset, biases
 from polytask.sharing.lora import LowRank, low_rank_weights
 from polytask.sharing.task_weights import TaskWeights

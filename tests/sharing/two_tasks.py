@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from polytask import sharing
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
+from polytask.features import FeatureShape
 
 TASKS = ("first", "second")
 INPUTS, TESTED = 8, 1000

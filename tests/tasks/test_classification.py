@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.labels import TargetSummary
 from polytask.tasks import Classification
 
@@ -18,7 +19,7 @@ def all_rows(number):
 def test_it_works_in_python_without_data():
     task = Classification("label", classes=10)
     assert (task.name, task.columns, task.outputs, task.classes[9]) == ("label", ("label",), 10, "9")
-    assert task.make_head(7)(torch.zeros(3, 7)).shape == (3, 10)
+    assert task.make_head(FeatureShape("vector", 7))(torch.zeros(3, 7)).shape == (3, 10)
 
 
 def test_classes_may_be_written_as_numbers_or_truth_values():
@@ -140,10 +141,10 @@ def test_metrics_see_the_labelled_rows_alone():
 
 
 def test_a_head_with_hidden_layers_has_the_expected_layers_and_parameters():
-    head = Classification("y", classes=3, hidden=[16, 8], dropout=0.1).make_head(5)
+    head = Classification("y", classes=3, hidden=[16, 8], dropout=0.1).make_head(FeatureShape("vector", 5))
     assert [type(layer).__name__ for layer in head] == ["Dropout", "Linear", "ReLU"] * 2 + ["Dropout", "Linear"]
     assert sum(p.numel() for p in head.parameters()) == (5 + 1) * 16 + (16 + 1) * 8 + (8 + 1) * 3
-    plain = Classification("y", classes=3).make_head(5)
+    plain = Classification("y", classes=3).make_head(FeatureShape("vector", 5))
     assert isinstance(plain, torch.nn.Linear)
 
 
@@ -179,7 +180,7 @@ def test_bad_parameters_are_refused(parameters, message):
 )
 def test_bad_heads_are_refused(parameters, message):
     with pytest.raises(UserError, match=message):
-        Classification("y", classes=2, **parameters).make_head(4)
+        Classification("y", classes=2, **parameters).make_head(FeatureShape("vector", 4))
 
 
 def test_training_data_without_labels_or_with_one_class_are_refused():

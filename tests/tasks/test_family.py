@@ -10,7 +10,8 @@ from polytask.components import FROM_DATA
 
 
 def test_tasks_are_listed_and_built_by_name():
-    assert tasks.names() == ("classification", "multi_label", "regression")
+    assert {"classification", "regression", "masked_tokens", "rotation"} <= set(tasks.names())
+    assert list(tasks.names()) == sorted(tasks.names())
     assert isinstance(tasks.create("regression", target="age"), tasks.Regression)
 
 
@@ -25,7 +26,25 @@ def test_every_parameter_is_typed_and_documented(name):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("classification", {"counts"}), ("multi_label", {"counts", "known"}), ("regression", {"mean", "std"})],
+    [
+        ("classification", {"counts"}),
+        ("contrastive", set()),
+        ("count", {"mean", "std"}),
+        ("masked_tokens", {"counts", "longest"}),
+        ("ctc", {"counts", "longest"}),
+        ("dense_regression", {"mean", "std", "image_size"}),
+        ("depth", {"mean", "std", "image_size"}),
+        ("edges", {"counts", "image_size"}),
+        ("multi_label", {"counts", "known"}),
+        ("normals", {"mean", "image_size"}),
+        ("ordinal", {"counts"}),
+        ("reconstruction", {"mean", "counts", "cardinalities", "image_size"}),
+        ("regression", {"mean", "std"}),
+        ("rotation", set()),
+        ("segmentation", {"counts", "ids", "image_size"}),
+        ("survival", {"edges", "events", "at_risk"}),
+        ("tagging", {"counts"}),
+    ],
 )
 def test_what_comes_from_the_data_alone_is_marked(name, expected):
     hints = get_type_hints(tasks.family.get(name).__init__, include_extras=True)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sklearn import metrics as reference
 
 from polytask.errors import UserError
+from polytask.features import FeatureShape
 from polytask.labels import TargetSummary
 from polytask.tasks import Regression
 
@@ -14,7 +15,7 @@ from polytask.tasks import Regression
 def test_it_works_in_python_without_data():
     task = Regression("age")
     assert (task.name, task.columns, task.outputs) == ("age", ("age",), 1)
-    assert task.make_head(4)(torch.zeros(2, 4)).shape == (2, 1)
+    assert task.make_head(FeatureShape("vector", 4))(torch.zeros(2, 4)).shape == (2, 1)
     target = torch.randn(5, 1)
     assert task.loss(target, target, torch.ones(5, 1).bool()) == 0
 
@@ -75,6 +76,8 @@ def test_metrics_are_in_the_users_units():
             "mae": reference.mean_absolute_error(target, prediction),
             "rmse": reference.root_mean_squared_error(target, prediction),
             "r2": reference.r2_score(target, prediction),
+            "pearson": np.corrcoef(target.T, prediction.T)[0, 1],
+            "spearman": np.corrcoef(target.T.argsort().argsort(), prediction.T.argsort().argsort())[0, 1],
         },
         rel=1e-4,
     )

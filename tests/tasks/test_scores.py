@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics as reference
 
 from polytask.tasks.scores import NO_LABEL, class_metrics, number_metrics
@@ -29,6 +30,8 @@ def reference_of_classes(probabilities, target):
         "recall": reference.recall_score(target, predicted, **macro),
         "f1_macro": reference.f1_score(target, predicted, **macro),
         "f1_micro": reference.f1_score(target, predicted, average="micro"),
+        # scikit-learn warns of a single class.
+        "mcc": reference.matthews_corrcoef(target, predicted) if len({*target, *predicted}) > 1 else 0.0,
         "auroc": np.mean(areas) if areas else np.nan,
         "average_precision": np.mean(precisions),
     }
@@ -85,6 +88,7 @@ def test_label_metrics_equal_those_of_scikit_learn_label_by_label(seed, rows, la
         "f1_micro": mean(
             [reference.f1_score(everything[0], everything[2], zero_division=np.nan)] if known.any() else []
         ),
+        "mcc": mean(reference.matthews_corrcoef(t, p) for t, _, p in both),
         "auroc": mean(reference.roc_auc_score(t, s) for t, s, _ in both),
         "average_precision": mean(reference.average_precision_score(t, s) for t, s, _ in columns if t.any()),
     }
@@ -112,6 +116,8 @@ def test_number_metrics_equal_those_of_scikit_learn_output_by_output(seed, rows,
         "mae": np.mean([reference.mean_absolute_error(*pair) for pair in pairs]),
         "rmse": np.mean([reference.root_mean_squared_error(*pair) for pair in pairs]),
         "r2": np.mean([reference.r2_score(*pair) for pair in pairs]),
+        "pearson": np.mean([stats.pearsonr(*pair).statistic for pair in pairs]),
+        "spearman": np.mean([stats.spearmanr(*pair).statistic for pair in pairs]),
     }
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
@@ -129,7 +135,7 @@ def test_what_is_not_defined_is_nan_and_nothing_warns():
 
     constant = number_metrics(torch.ones(1))
     constant.update(torch.randn(5, 1), torch.full((5, 1), 0.3), torch.ones(5, 1, dtype=torch.bool))
-    assert math.isnan(constant.compute()["r2"])
+    assert all(math.isnan(constant.compute()[name]) for name in ("r2", "pearson", "spearman"))
 
     empty = class_metrics(2, labels=False)
     empty.update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
@@ -161,4 +167,4 @@ def test_saturated_logits_do_not_become_ties():
 
 def test_one_update_serves_all_metrics_of_a_kind():
     metrics = class_metrics(3, labels=False)
-    assert sorted(map(len, metrics.compute_groups.values())) == [2, 6]
+    assert sorted(map(len, metrics.compute_groups.values())) == [2, 7]

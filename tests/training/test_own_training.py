@@ -63,7 +63,7 @@ def config(table, *, valid=0.2, **changes):
 @pytest.mark.parametrize("share_until", [None, 1, 0])
 def test_each_parameter_is_in_one_group_with_the_scales_of_all_it_belongs_to(share_until):
     network = model(share_until)
-    transfer = Transfer(layer_decay=0.5, tasks={"size": Rates(2.0, 0.3)}, encoder=Rates(10.0, 0.1))
+    transfer = Transfer(layer_decay=0.5, tasks={"size": Rates(2.0, 0.3)}, encoders={"row": Rates(10.0, 0.1)})
     groups = transfer.parameter_groups(network)
     placed = {parameter: group for group in groups for parameter in group["params"]}
     assert len(placed) == sum(len(group["params"]) for group in groups) == len(list(network.parameters()))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polytask.config import Config
+from polytask.config import Config, DataConfig
 from polytask.data.source import Source
 from polytask.data.splits import Split
 from polytask.errors import UserError
@@ -263,3 +263,11 @@ def test_a_built_in_data_set_is_a_source_with_its_own_split(config):
     tasks = {name: "classification" for name in table.columns if name != "image"}
     sources = open_sources(config({"digits": {"train": "multidigits"}}, {}, tasks, inputs))
     assert {name: len(part) for name, part in sources.parts.items()} == {n: len(r) for n, r in split.rows.items()}
+
+
+def test_a_split_that_is_asked_for_in_vain_is_said(caplog):
+    open_sources(DataConfig(train="multidigits"))
+    assert not caplog.records
+    sources = open_sources(DataConfig(train="multidigits", split={"seed": 1}))
+    assert "brings a split of its own, which is used: data.split is not." in caplog.text
+    assert sources.split is not None and set(sources.parts) == {"train", "valid", "test"}

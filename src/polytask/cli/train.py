@@ -149,6 +149,7 @@ def _stoppable(work: Callable[[], RunFolder], root: Path) -> RunFolder:
     try:
         return work()
     except KeyboardInterrupt:
-        if (root / "checkpoints" / "last.ckpt").is_file():
-            raise UserError(f"Stopped. Go on with: polytask train --resume {root}") from None
-        raise
+        if not (root / "config.yaml").is_file():
+            raise UserError("Stopped before anything was written.") from None
+        when = "" if (root / "checkpoints" / "last.ckpt").is_file() else " before the first checkpoint"
+        raise UserError(f"Stopped{when}. Go on with: polytask train --resume {root}") from None

@@ -135,12 +135,17 @@ def _encoders(model: ModelConfig, inputs: Mapping[str, ComponentSpec]) -> Iterat
                 f"the encoder '{encoder.type}' reads {reads}, but the input '{name}' is {is_a}. "
                 f"Encoders that read {is_a}: {listing(suited, limit=40)}.",
             )
-    if len(inputs) > 1 and model.sharing.type == "hard":
-        yield Problem(
-            ("inputs",),
-            f"a model has one input so far, but here are {len(inputs)}: {listing(inputs)}. "
-            "Put a table's columns together in one tabular input.",
-        )
+    if model.fusion is not None and not model.fusion.cls.fuses:
+        kinds = {spec.cls.modality for spec in inputs.values()}
+        if len(kinds) > 1:
+            yield Problem(("model", "fusion"), f"one encoder cannot read inputs of several kinds: {listing(kinds)}.")
+        if len(model.encoders) > 1:
+            yield Problem(
+                ("model", "encoders"),
+                f"one encoder reads all inputs (fusion), but {len(model.encoders)} are given: "
+                f"{listing(model.encoders)}. "
+                "Leave all but one out.",
+            )
 
 
 def _relations(model: ModelConfig, tasks: Mapping[str, ComponentSpec]) -> Iterator[Problem]:
@@ -199,21 +204,32 @@ def _own_training(config: Config) -> Iterator[Problem]:
             )
 
 
+_PREDICTS = {"dense": "a map of numbers", "mask": "a mask", "text": "a text"}
+"""Kinds of targets whose names do not say what they are, for messages."""
+
+
 def _mixing(config: Config) -> Iterator[Problem]:
     for name, own in config.training.tasks.items():
         if own.mixing is None or name not in config.tasks:
             continue
         path = ("training", "tasks", name, "mixing")
+        if len(config.inputs) > 1:
+            yield Problem(
+                path,
+                f"rows of one input can be mixed, but the model has {len(config.inputs)}, of which rows may lack some: "
+                f"{listing(config.inputs)}. Leave out the mixing.",
+            )
+            continue
         task = config.tasks[name]
         try:
             spec = task.cls.target_spec({**task.parameters, "name": name})
         except UserError:
             continue  # said where the task is
-        if spec.kind == "numbers":
+        if spec.kind not in ("category", "labels"):
             yield Problem(
                 path,
-                f"the task '{name}' ({task.type}) predicts numbers, but mixing is for tasks with classes: "
-                "classification, multi_label. Other tasks see the rows as they are.",
+                f"the task '{name}' ({task.type}) predicts {_PREDICTS.get(spec.kind, spec.kind)}, but mixing is "
+                "for tasks with classes: classification, multi_label, ordinal. Other tasks see the rows as they are.",
             )
         for source, given in config.inputs.items():
             problem = own.mixing.cls.refusal(source, given.cls.modality)
@@ -231,6 +247,14 @@ def _unlabelled(config: Config) -> Iterator[Problem]:
         if own.unlabelled is None or name not in config.tasks:
             continue
         path = ("training", "tasks", name, "unlabelled")
+        if getattr(config.tasks[name].cls, "reads", "vector") != "vector":
+            yield Problem(
+                path,
+                f"the task '{name}' ({config.tasks[name].type}) answers for positions, which two views of a row may "
+                "have in different places. Rows without labels teach tasks with one answer a row alone: leave it out "
+                "here.",
+            )
+            continue
         if inner is not None:
             yield Problem(
                 path,

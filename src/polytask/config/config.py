@@ -25,6 +25,7 @@ from polytask.config.overrides import apply_overrides
 from polytask.config.schema import (
     DEFAULTS,
     ENCODERS,
+    FUSION,
     BalancerSpec,
     DataConfig,
     DataSpec,
@@ -92,7 +93,9 @@ class Config(Section):
         """The name of the folder for a run of it."""
         return self.name or "run"
 
-    def only_task(self, task: str, sources: Collection[str] | None = None) -> Config:
+    def only_task(
+        self, task: str, sources: Collection[str] | None = None, inputs: Collection[str] | None = None
+    ) -> Config:
         """The same recipe for one task alone: the single-task baseline.
 
         The other tasks' targets stay out of the inputs, and nothing is left to share or to balance: the network is the
@@ -103,6 +106,7 @@ class Config(Section):
             sources: The names of the sources that label it, where there are several: those that are neither among
                 them nor joined with them are left out. None: those that the task names, or else all. If it learns from
                 rows without labels, all stay.
+            inputs: The names of the inputs that its rows have; None: all. The fusion stays, even of one input.
 
         Raises:
             UserError: There is no such task.
@@ -115,6 +119,14 @@ class Config(Section):
         others = others.union(steering_columns(self)).difference(targets[task])
         hide_columns(alone["inputs"], others)
         alone["tasks"] = {task: alone["tasks"][task]}
+        if inputs is not None:
+            alone["inputs"] = {name: given for name, given in alone["inputs"].items() if name in inputs}
+            for section in (alone["model"], alone["training"]):
+                own = {name: each for name, each in section["encoders"].items() if name in inputs}
+                if section["encoders"] and not own and self.one_encoder:
+                    # It reads these inputs too, but under the name of another.
+                    own = dict(zip(alone["inputs"], section["encoders"].values(), strict=False))
+                section["encoders"] = own
         if alone["tasks"][task].get("auxiliary"):
             alone["tasks"][task]["auxiliary"] = False
         if not isinstance(self.data, DataConfig):
@@ -145,15 +157,27 @@ class Config(Section):
             if "target" in task.parameters and task.parameters["target"] is None:
                 self.tasks[name] = ComponentSpec(task.type, {**task.parameters, "target": name}, task.kind)
         self.model.encoders = {**self._default_encoders(), **self.model.encoders}
+        if self.model.fusion is None and len(self.inputs) > 1:
+            self.model.fusion = make_component(Kind.FUSION, FUSION)
         problems = problems_in(self)
         if problems:
             raise validation_error(problems)
         return self
 
+    @property
+    def one_encoder(self) -> bool:
+        """Whether one encoder reads all inputs."""
+        return self.model.fusion is not None and not self.model.fusion.cls.fuses
+
     def _default_encoders(self) -> dict[str, ComponentSpec]:
-        """An encoder for each input, in the inputs' order: the one given, or else one that suits it."""
-        chosen = {}
+        """An encoder for each input, in the inputs' order: the one given, or else one that suits it.
+
+        Where one encoder reads all inputs: the one given, or else one for the first.
+        """
+        chosen: dict[str, ComponentSpec] = {}
         for name, spec in self.inputs.items():
+            if self.one_encoder and (chosen or (self.model.encoders and name not in self.model.encoders)):
+                continue
             default = ENCODERS.get(spec.cls.modality)
             if name in self.model.encoders:
                 chosen[name] = self.model.encoders[name]
@@ -213,6 +237,8 @@ def _default_at(path: KeyPath, data: Mapping[str, Any]) -> Mapping[str, Any] | N
     """The component that stands at a path by default."""
     if path[:2] == ("model", "encoders") and len(path) == 3:
         return _default_encoder(data.get("inputs"), path[2])
+    if path == ("model", "fusion"):
+        return FUSION
     return DEFAULTS.get(path)  # type: ignore[arg-type]
 
 

@@ -93,12 +93,10 @@ def _rename(source: DataConfig, path: KeyPath) -> Iterator[Problem]:
 
 def _split(split: SplitConfig, path: KeyPath, *, needed: bool) -> Iterator[Problem]:
     if split.by == "random" and split.column:
-        yield Problem(
-            (*path, "column"), "a random split uses no column. Splits that use one: by: stratified, group or column."
-        )
+        yield Problem((*path, "column"), "a random split uses no column. All others use one: by: group, say.")
     if split.by != "random" and not split.column and needed:
         yield Problem(path, f"to split by '{split.by}', give the 'column' as well.")
-    if split.by in ("group", "column") and isinstance(split.column, list) and len(split.column) > 1:
+    if split.by not in ("random", "stratified") and isinstance(split.column, list) and len(split.column) > 1:
         yield Problem((*path, "column"), f"a split by '{split.by}' takes one column, not {len(split.column)}.")
     if split.valid + split.test >= 1:
         yield Problem(

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     INPUT = "input"
     TASK = "task"
     ENCODER = "encoder"
+    FUSION = "fusion"
     SHARING = "sharing"
     RELATION = "relation"
     BALANCER = "balancer"
@@ -33,7 +34,7 @@ class Kind(StrEnum):
 
 def family_of(kind: Kind) -> Family[Any]:
     """The family of a kind; all are imported when the first is asked for, as a configuration needs each."""
-    from polytask import balancing, encoders, schedules, sharing, tasks
+    from polytask import balancing, encoders, fusion, schedules, sharing, tasks
     from polytask.data import inputs, mixing, samplers
     from polytask.optimization import lr_schedules, optimizers
     from polytask.sharing import relations
@@ -43,6 +44,7 @@ def family_of(kind: Kind) -> Family[Any]:
         Kind.INPUT: inputs.family,
         Kind.TASK: tasks.family,
         Kind.ENCODER: encoders.family,
+        Kind.FUSION: fusion.family,
         Kind.SHARING: sharing.family,
         Kind.RELATION: relations.family,
         Kind.BALANCER: balancing.family,

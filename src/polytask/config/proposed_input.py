@@ -1,4 +1,4 @@
-"""What the network could read: an image, a molecule, a text, or the table's columns together."""
+"""What the network could read: an image, a recording, a molecule, series, a text, or the table's columns together."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polytask.config.proposed_series import propose_series, series_columns
 from polytask.config.proposed_task import counts_rows, sample
 from polytask.data.column_types import ColumnType
-from polytask.data.inputs.image_decoding import UnreadableError, decode
+from polytask.data.inputs.audio_decoding import AudioDecoder
+from polytask.data.inputs.cells import Cell, UnreadableError
+from polytask.data.inputs.image_decoding import decode
 from polytask.data.inputs.molecules import fraction_readable
 from polytask.data.table import Table
 from polytask.errors import UserError, listing
 
 _IMAGES_LOOKED_AT = 32
+_RECORDINGS_LOOKED_AT = 64
 _MOLECULES_LOOKED_AT = 200
 _GREATEST_SIDE = 224
+_LONGEST_SECONDS = 10.0
+_SECONDS_LOOKED_AT = 600.0
 _PLAIN = (ColumnType.NUMBER, ColumnType.BOOLEAN, ColumnType.CATEGORY)
 
 
@@ -48,7 +54,7 @@ class ProposedInput:
 
 
 def propose_input(table: Table, taken: Collection[str]) -> ProposedInput:
-    """The input that says most: an image before a molecule before a text before the other columns.
+    """The input that says most: an image, a recording, a molecule, series, a text, in this order, or all other columns.
 
     Args:
         table: The table.
@@ -59,15 +65,21 @@ def propose_input(table: Table, taken: Collection[str]) -> ProposedInput:
     """
     free = [column for column in table.columns if column not in taken]
     images = [column for column in free if table.types[column] is ColumnType.IMAGE]
-    texts = _texts(table, free)
+    recordings = [column for column in free if table.types[column] is ColumnType.AUDIO]
+    series = series_columns(table, free)
+    texts = [column for column in _texts(table, free) if column not in series]
     plain = [column for column in free if table.types[column] in _PLAIN and _says_something(table, column)]
     molecules = [column for column in texts if _readable_molecules(table, column) > 0.9]
     incomplete = [column for column in texts if table.column(column).null_count]
     complete = [column for column in texts if column not in incomplete]
     if images:
         proposed = _image(table, images[0])
+    elif recordings and (not (complete or plain or series) or _has_recordings(table, recordings[0])):
+        proposed = _audio(table, recordings[0])
     elif molecules:
         proposed = _molecule(molecules[0])
+    elif series:
+        proposed = ProposedInput("series", *propose_series(table, series), largest_batch=256)
     elif complete and (_is_prose(table, complete[0]) or not plain):
         proposed = _text(table, complete[0])
     elif plain:
@@ -82,11 +94,19 @@ def propose_input(table: Table, taken: Collection[str]) -> ProposedInput:
             f"{table.source} has no column left to predict from. Besides {listing(taken)} it has: "
             f"{listing(f'{column} ({table.types[column].value})' for column in free) or 'none'}."
         )
-    read = set(plain) if proposed.component["type"] == "tabular" else {proposed.component["column"]}
-    left_out = [column for column in [*images, *texts, *plain] if column not in read]
+    read = set(plain) if proposed.component["type"] == "tabular" else _columns_of(proposed)
+    left_out = [column for column in [*images, *recordings, *series, *texts, *plain] if column not in read]
     if left_out:
-        proposed.comments.append(f"The network reads one input so far; left out: {listing(left_out)}.")
+        proposed.comments.append(
+            f"The network reads this input alone; left out: {listing(left_out)}. They can be inputs beside it."
+        )
     return proposed
+
+
+def _columns_of(proposed: ProposedInput) -> set[str]:
+    """The columns that an input names."""
+    named = proposed.component.get("columns") or proposed.component["column"]
+    return {named} if isinstance(named, str) else set(named)
 
 
 def _tabular(table: Table, free: list[str], plain: list[str]) -> ProposedInput:
@@ -188,6 +208,61 @@ def _image(table: Table, column: str) -> ProposedInput:
     if side >= 96 and component["channels"] == 3:
         comments.append("With few images, a pretrained encoder helps: {type: resnet, pretrained: true}.")
     return ProposedInput("image", component, encoder, comments, largest_batch=128)
+
+
+def _has_recordings(table: Table, column: str) -> bool:
+    """Whether any of the recordings that are looked at can be read; not where the library for them is not installed."""
+    if importlib.util.find_spec("soundfile") is None:
+        return False
+    decoder = AudioDecoder(1, _SECONDS_LOOKED_AT, silence=False)
+    for cell in _some(table, column, _RECORDINGS_LOOKED_AT):
+        try:
+            decoder.rate(cell, table.folder)
+        except UnreadableError:
+            continue
+        return True
+    return False
+
+
+def _some(table: Table, column: str, count: int) -> list[Cell]:
+    rows = np.unique(np.linspace(0, len(table) - 1, count).astype(np.int64))
+    cells: list[Cell] = table.take(rows, [column]).column(0).to_pylist()
+    return cells
+
+
+def _audio(table: Table, column: str) -> ProposedInput:
+    decoder = AudioDecoder(1, _SECONDS_LOOKED_AT, silence=False)
+    rates, seconds, failed, problem = [], [], 0, ""
+    for cell in _some(table, column, _RECORDINGS_LOOKED_AT):
+        try:
+            samples, rate = decoder.read(cell, table.folder, None)
+        except UnreadableError as error:
+            failed, problem = failed + 1, str(error)
+        else:
+            rates.append(rate)
+            seconds.append(len(samples) / rate)
+    if not rates:
+        raise UserError(
+            f"{table.source}: none of the recordings in '{column}' that were looked at can be read: {problem}."
+        )
+    component: dict[str, Any] = {"type": "audio", "column": column, "gain": 6}
+    comments = [f"Recordings of {min(seconds):.1f} to {max(seconds):.1f} s at {min(rates):,} samples a second."]
+    if min(rates) < max(rates):
+        component["sample_rate"] = min(rates)
+        comments = [
+            f"Recordings of {min(seconds):.1f} to {max(seconds):.1f} s; those with more samples a second, up to "
+            f"{max(rates):,}, are brought to {min(rates):,}."
+        ]
+    if max(seconds) > _LONGEST_SECONDS:
+        component |= {"max_seconds": 4 * _LONGEST_SECONDS, "crop": _LONGEST_SECONDS}
+        comments.append(
+            f"Training looks at {_LONGEST_SECONDS:g} s of each at a time, else at {4 * _LONGEST_SECONDS:g} s at most."
+        )
+    if failed or table.column(column).null_count:
+        component["on_error"] = "skip"
+        comments.append("Some rows have no readable recording; they are skipped, and counted.")
+    encoder = {"type": "audio_cnn", "width": 16, "depth": 4}
+    return ProposedInput("audio", component, encoder, comments, lr=2e-3, largest_batch=64)
 
 
 def _size(heights: list[int], widths: list[int]) -> list[int]:

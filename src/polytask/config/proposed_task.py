@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polytask.config.proposed_mask import propose_masks
 from polytask.data.class_names import class_names, count_names, in_order
 from polytask.data.column_types import ColumnType, is_list
 from polytask.data.table import Table
@@ -49,7 +50,8 @@ def propose_task(table: Table, column: str) -> ProposedTask:
     """A task that learns a column.
 
     Raises:
-        UserError: The column cannot be learned: it is constant, empty, free text, an identifier, a date, an image.
+        UserError: The column cannot be learned: it is constant, empty, free text, an identifier, a date, an image, a
+            recording.
     """
     values = sample(table, column)
     kind = table.types[column]
@@ -58,7 +60,9 @@ def propose_task(table: Table, column: str) -> ProposedTask:
         known = known.filter(pc.is_finite(known))
     if len(known) == 0:
         raise _unusable(table, column, "has no values")
-    if kind in (ColumnType.IMAGE, ColumnType.DATE, ColumnType.OTHER):
+    if kind is ColumnType.IMAGE and (masks := propose_masks(table, column)) is not None:
+        return ProposedTask(column, *masks)
+    if kind in (ColumnType.IMAGE, ColumnType.AUDIO, ColumnType.DATE, ColumnType.OTHER):
         raise _unusable(table, column, f"is of the type '{kind.value}'", "A target is a class, labels or a number.")
     if kind is ColumnType.LIST and is_list(known.type):
         return _labels(table, column, known)

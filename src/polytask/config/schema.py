@@ -28,6 +28,7 @@ from polytask.data.splits import By
 InputSpec = Annotated[ComponentSpec, OfKind(Kind.INPUT)]
 TaskSpec = Annotated[ComponentSpec, OfKind(Kind.TASK)]
 EncoderSpec = Annotated[ComponentSpec, OfKind(Kind.ENCODER)]
+OptionalFusion = Annotated[ComponentSpec | None, OfKind(Kind.FUSION, optional=True)]
 SharingSpec = Annotated[ComponentSpec, OfKind(Kind.SHARING)]
 RelationSpec = Annotated[ComponentSpec, OfKind(Kind.RELATION)]
 BalancerSpec = Annotated[ComponentSpec, OfKind(Kind.BALANCER)]
@@ -54,8 +55,13 @@ ENCODERS = {
     "image": {"type": "cnn"},
     "text": {"type": "transformer"},
     "graph": {"type": "gin"},
+    "audio": {"type": "audio_cnn"},
+    "sequence": {"type": "tcn"},
 }
 """The encoder that reads an input where none is given, by modality."""
+
+FUSION = {"type": "concat"}
+"""The fusion of several inputs where none is given."""
 
 
 class Section(BaseModel):
@@ -69,7 +75,9 @@ class SplitConfig(Section):
 
     by: By = "random"
     """`random`: rows at random. `stratified`: at random within each value of `column`, so that all parts have the same
-    shares. `group`: rows with the same value of `column` stay together. `column`: `column` itself says train, valid or
+    shares. `group`: rows with the same value of `column` stay together. `scaffold`: molecules, SMILES in `column`, of
+    the same scaffold stay together; the largest groups are for training, and `seed` changes nothing.
+    `scaffold_balanced`: the same with the groups in random order. `column`: `column` itself says train, valid or
     test."""
     column: str | list[str] | None = None
     """The column that `by` needs; `stratified` takes several as well."""
@@ -99,7 +107,8 @@ class DataConfig(Section):
     encoding: str = "utf-8"
     """The text encoding of the files."""
     names: list[str] | None = None
-    """The names of the columns of a CSV file without a header line; null: its first line has them."""
+    """The names of the columns of a CSV file without a header line (null: its first line has them), or of plain columns
+    of words (null: `words`, `column2`..., `tags`)."""
     missing: list[str] = Field(default_factory=lambda: list(MISSING))
     """Texts that stand for a missing value."""
     columns: dict[str, Annotated[ColumnType, Strict(False)]] = Field(default_factory=dict)
@@ -156,6 +165,8 @@ class ModelConfig(Section):
 
     encoders: dict[str, EncoderSpec] = Field(default_factory=dict)
     """An encoder for each input, by the input's name; default: one that suits the input."""
+    fusion: OptionalFusion = None
+    """How the features of several inputs become one; null: `concat` where there are several, and else none."""
     sharing: SharingSpec = Field(default_factory=lambda: make_component(Kind.SHARING, DEFAULTS["model", "sharing"]))
     """Which parameters the tasks have in common."""
     relations: list[RelationSpec] = Field(default_factory=list)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.graphs import Graphs
+from polytask.row_values import RowValues, map_values, select_values
+
+Target = Tensor | RowValues
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,11 @@ class Partners:
         weights: As in `Batch`, for each task.
     """
 
-    targets: Mapping[str, Tensor]
+    targets: Mapping[str, Target]
     masks: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
 
-    def map(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Partners:
+    def map(self, function: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Partners:
         """The same with `function` applied to targets, masks and weights."""
         return Partners(function(self.targets), function(self.masks), function(self.weights))
 
@@ -39,40 +41,46 @@ class Batch:
     Attributes:
         inputs: What each encoder reads, by input name: a tensor, graphs, or such by name, with B rows each.
         targets: Each task's target: int64 `[B]` (category), float32 `[B, L]` of 0 and 1 (labels), float32 `[B, M]` in
-            the user's units (numbers). What is missing holds 0.
-        masks: Where `targets` has a label: bool, of the same shape as the target.
+            the user's units (numbers), or what else the task's kind of target is (see `polytask.labels.TargetSpec`).
+            What is missing holds 0.
+        masks: Where `targets` has a label: bool `[B, ...]`, of the shape of the task's `entries`.
         labelled: For each task, the rows with at least one label, int64; None where all rows have one. Known while
             the batch is on the CPU, so that a step never waits for the device to learn which tasks are in it.
         rows: The rows' positions in their table, int64 `[B]`.
         weights: What each row counts in a task's mean loss, float32 `[B]`; no entry: all the same.
         partners: The second labels of mixed rows, where `inputs` are the mixed ones; the weights here and there then
             hold the two shares. None: the rows are not mixed.
+        views: For each task that needs no labels, what it reads in place of `inputs`: one or several versions of the
+            rows that are labelled for it, each by input name. They are not mixed.
     """
 
     inputs: Mapping[str, Any]
-    targets: Mapping[str, Tensor]
+    targets: Mapping[str, Target]
     masks: Mapping[str, Tensor]
     labelled: Mapping[str, Tensor | None]
     rows: Tensor
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     partners: Partners | None = None
+    views: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(
         inputs: Mapping[str, Any],
-        targets: Mapping[str, Tensor],
+        targets: Mapping[str, Target],
         masks: Mapping[str, Tensor],
         rows: Tensor,
         weights: Mapping[str, Tensor] | None = None,
         *,
         partners: Partners | None = None,
+        views: Mapping[str, tuple[Mapping[str, Any], ...]] | None = None,
     ) -> Batch:
         """A batch with `labelled` derived from the masks."""
         labelled = {}
         for task, mask in masks.items():
             known = _any(mask)
-            labelled[task] = _numbers(known if partners is None else known | _any(partners.masks[task]))
-        return Batch(inputs, targets, masks, labelled, rows, weights or {}, partners)
+            mixed = partners is not None and task in partners.masks
+            labelled[task] = _numbers(known | _any(partners.masks[task]) if partners is not None and mixed else known)
+        return Batch(inputs, targets, masks, labelled, rows, weights or {}, partners, views or {})
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -101,6 +109,7 @@ class Batch:
             labelled=others(self.labelled),
             weights=others(self.weights),
             partners=None if self.partners is None else self.partners.map(others),
+            views=others(self.views),
         )
 
     def only(self, tasks: Collection[str]) -> Batch:
@@ -122,7 +131,7 @@ class Batch:
         return replace(kept._map(partial(_select, rows), only_rows=True), labelled=labelled)
 
     def paired(self, inputs: Mapping[str, Any], partners: Tensor, share: float) -> Batch:
-        """Mixed rows: each with another row's labels beside its own.
+        """Mixed rows: each with another row's labels beside its own; tasks that read views of their own stay apart.
 
         Args:
             inputs: The mixed inputs.
@@ -130,30 +139,31 @@ class Batch:
             share: What a row keeps of what its own label counts; its partner's counts the rest, up to 1.
         """
         partners = partners.to(self.rows.device)
+        plain = self.without(self.views)
         weights = {}
-        for task, target in self.targets.items():
+        for task in plain.targets:
             known = self.weights.get(task)
-            weights[task] = torch.ones(len(self), device=target.device) if known is None else known
-        labelled: dict[str, Tensor | None] = {}
-        for task, rows in self.labelled.items():
+            weights[task] = torch.ones(len(self), device=self.rows.device) if known is None else known
+        labelled: dict[str, Tensor | None] = dict(self.labelled)
+        for task, rows in plain.labelled.items():
             labelled[task] = None
             if rows is not None:
                 mask = torch.zeros(len(self), dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
                 labelled[task] = _numbers(mask | mask[partners])
-        second = Partners(self.targets, self.masks, {task: weight * (1 - share) for task, weight in weights.items()})
+        second = Partners(plain.targets, plain.masks, {task: weight * (1 - share) for task, weight in weights.items()})
         return replace(
             self,
             inputs=inputs,
             labelled=labelled,
-            weights={task: weight * share for task, weight in weights.items()},
-            partners=second.map(partial(_over, lambda tensor: tensor[partners])),
+            weights={**self.weights, **{task: weight * share for task, weight in weights.items()}},
+            partners=second.map(partial(_over, partial(_select, partners))),
         )
 
     def part(self, rows: Tensor) -> Batch:
         """Some of the rows, by their numbers in this batch; on a device, it is waited for."""
         smaller = self._map(partial(_select, rows), only_rows=True)
         known = smaller.targets, smaller.masks, smaller.rows, smaller.weights
-        return Batch.of(smaller.inputs, *known, partners=smaller.partners)
+        return Batch.of(smaller.inputs, *known, partners=smaller.partners, views=smaller.views)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -175,29 +185,32 @@ class Batch:
             rows=over(self.rows),
             weights=over(self.weights),
             partners=None if self.partners is None else self.partners.map(over),
+            views=over(self.views),
         )
 
 
 def _select(rows: Tensor, value: Any) -> Any:
-    """Some rows of a tensor, or of graphs, on their own device."""
-    return value.select(rows) if isinstance(value, Graphs) else value[rows.to(value.device)]
+    """Some rows of a tensor, or of row values."""
+    return select_values(value, rows)
 
 
 def _each(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-    """The function for a tensor, or for graphs: for each of their tensors."""
-    return lambda value: value.map(function) if isinstance(value, Graphs) else function(value)
+    """The function for a tensor, or for row values: for each of their tensors."""
+    return lambda value: map_values(value, function)
 
 
 def _over(function: Callable[[Any], Any], value: Any) -> Any:
-    """A value with `function` applied to all tensors and graphs in it."""
-    if isinstance(value, Tensor | Graphs):
+    """A value with `function` applied to all tensors and row values in it."""
+    if isinstance(value, Tensor | RowValues):
         return function(value)
+    if isinstance(value, tuple):
+        return tuple(_over(function, part) for part in value)
     return {name: _over(function, part) for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
 def _any(mask: Tensor) -> Tensor:
     """The rows with at least one label, bool `[B]`."""
-    return mask if mask.ndim == 1 else mask.any(dim=1)
+    return mask if mask.ndim == 1 else mask.flatten(1).any(dim=1)
 
 
 def _numbers(labelled: Tensor) -> Tensor | None:

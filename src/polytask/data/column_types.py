@@ -13,6 +13,8 @@ from polytask.errors import UserError, closest, listing
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+
 SAMPLE_ROWS = 10_000
 """Rows that are looked at to tell text from categories."""
 
@@ -30,6 +32,7 @@ class ColumnType(StrEnum):
         CATEGORY: One of a set of names.
         TEXT: Free text, or any string that hardly repeats (a SMILES string, an identifier).
         IMAGE: An image's path, or its bytes (also `struct<bytes, path>`).
+        AUDIO: A recording's path, or its bytes (also `struct<bytes, path>`).
         LIST: Several values a row: an Arrow list, or text with a separator.
         DATE: A day or a moment.
         OTHER: Nested records, durations: kept, but neither an input nor a target.
@@ -40,6 +43,7 @@ class ColumnType(StrEnum):
     CATEGORY = "category"
     TEXT = "text"
     IMAGE = "image"
+    AUDIO = "audio"
     LIST = "list"
     DATE = "date"
     OTHER = "other"
@@ -152,13 +156,14 @@ def infer_type(sample: pa.ChunkedArray, field: pa.Field) -> ColumnType:
         ColumnType.NUMBER: is_number,
         ColumnType.DATE: is_date,
         ColumnType.LIST: is_list,
+        ColumnType.AUDIO: lambda kind: is_image(kind) and _begins_like_a_recording(sample),
         ColumnType.IMAGE: is_image,
     }
     return next((kind for kind, fits in kinds.items() if fits(storage)), ColumnType.OTHER)
 
 
 def _infer_string(values: pa.ChunkedArray) -> ColumnType:
-    """An image's path, a category or text.
+    """An image's or a recording's path, a category or text.
 
     Text is long (four words or 50 characters on average) and does not repeat much, or it hardly repeats at all in a
     table that is large enough to tell.
@@ -167,11 +172,31 @@ def _infer_string(values: pa.ChunkedArray) -> ColumnType:
     if count == 0:
         return ColumnType.CATEGORY
     lower = pc.utf8_lower(values)
-    if pc.all(pc.match_substring_regex(lower, rf"({'|'.join(IMAGE_SUFFIXES)})$".replace(".", r"\."))).as_py():
-        return ColumnType.IMAGE
+    for kind, suffixes in ((ColumnType.IMAGE, IMAGE_SUFFIXES), (ColumnType.AUDIO, AUDIO_SUFFIXES)):
+        if pc.all(pc.match_substring_regex(lower, rf"({'|'.join(suffixes)})$".replace(".", r"\."))).as_py():
+            return kind
     distinct = pc.count_distinct(values).as_py() / count
     words = pc.mean(pc.count_substring_regex(values, r"\S+")).as_py()
     long = words >= 4 or pc.mean(pc.utf8_length(values)).as_py() >= 50
     if (long and distinct > 0.2) or (count > 50 and distinct > 0.5):
         return ColumnType.TEXT
     return ColumnType.CATEGORY
+
+
+def starts_like_a_recording(content: bytes) -> bool:
+    """Whether a file begins as sound files do: WAV, FLAC, OGG, AIFF, MP3."""
+    if content[:4] in (b"RIFF", b"RF64"):
+        return content[8:12] == b"WAVE"
+    if content[:4] == b"FORM":
+        return content[8:12] in (b"AIFF", b"AIFC")
+    # A frame of MP3 begins with eleven set bits, a version and layer III.
+    frame = len(content) > 1 and content[0] == 0xFF and content[1] & 0xE6 == 0xE2
+    return content[:4] in (b"fLaC", b"OggS") or content[:3] == b"ID3" or frame
+
+
+def _begins_like_a_recording(values: pa.ChunkedArray) -> bool:
+    """Whether the first file in a column of files is a recording."""
+    if pa.types.is_struct(values.type):
+        values = pc.struct_field(values, "bytes")
+    first = next((value for value in values.drop_null().slice(0, 1).to_pylist() if value), b"")
+    return isinstance(first, bytes) and starts_like_a_recording(first)

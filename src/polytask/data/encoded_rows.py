@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +14,36 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from polytask.data.batch import Batch
+from polytask.data.encoded import Encoded, Encoding, Ragged
 from polytask.data.inputs.draws import Draws
-from polytask.data.inputs.encoded import Dense, Encoded, Encoding, Ragged
 from polytask.data.inputs.input import Input, rows_at_once
+from polytask.data.inputs.optional import PartialRows
 from polytask.data.request import Fetched, Request
 from polytask.data.table import Table
 from polytask.data.target import Target
+from polytask.data.view_target import ViewTarget
 from polytask.errors import UserError, listing
+from polytask.row_values import RowTargets, spread_values
 
 log = logging.getLogger("polytask")
 
-_TARGET_ROWS = 65_536
+_LEARNS = {
+    "dense": "numbers for each pixel",
+    "edges": "the edges of masks",
+    "labels": "any number of labels",
+    "mask": "a class for each pixel",
+    "survival": "times until an event",
+    "tags": "a tag for each word",
+    "text": "texts",
+}
+
+
+class _Labels(NamedTuple):
+    """A task's labels in the rows of a batch, as in `Batch`."""
+
+    target: Tensor | RowTargets
+    mask: Tensor
+    weight: Tensor | None
 
 
 class EncodedRows(Dataset[Fetched]):
@@ -65,7 +84,8 @@ class EncodedRows(Dataset[Fetched]):
         self._inputs = dict(inputs)
         self._targets = dict(targets)
         self._seed = seed
-        self._kept_targets: dict[str, Dense] = {}
+        self._kept_targets: dict[str, Encoded] = {}
+        self._kept_weights: dict[str, Tensor] = {}
         self._kept_inputs: dict[str, Encoded] = {}
         self._keep(cache_bytes)
         streamed = [self._columns(task) for task in targets if task not in self._kept_targets]
@@ -75,7 +95,8 @@ class EncodedRows(Dataset[Fetched]):
     @property
     def costly(self) -> bool:
         """Whether a batch costs enough to be worth worker processes."""
-        return bool(self._streamed) or self.augmented
+        views = any(target.views_of is not None for target in self._targets.values())
+        return bool(self._streamed) or self.augmented or views
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,13 +108,12 @@ class EncodedRows(Dataset[Fetched]):
             task: The task.
             wholly: Whether to count only rows that lack none of the task's labels.
         """
-        counted = _all if wholly else _any
-        if task in self._kept_targets:
-            mask = self._kept_targets[task].tensors.get("mask")
-            return np.ones(len(self), dtype=bool) if mask is None else counted(mask)
         target = self._targets[task]
-        parts = self._table.batches(target.spec.columns, self.rows, size=_TARGET_ROWS)
-        return np.concatenate([counted(target.encode(part, rows, self._table)[1]) for rows, part in parts])
+        if task in self._kept_targets or wholly:
+            counted = _all if wholly else _any
+            return np.concatenate([counted(target.known(values)) for values in self._all_labels(task)])
+        parts = self._table.batches(target.spec.columns, self.rows, size=rows_at_once(target))
+        return np.concatenate([target.labelled(part, rows, self._table) for rows, part in parts])
 
     @property
     def augmented(self) -> bool:
@@ -108,15 +128,13 @@ class EncodedRows(Dataset[Fetched]):
         """
         target = self._targets[task]
         if target.spec.kind != "category":
-            learns = {"labels": "any number of labels", "numbers": "numbers"}[target.spec.kind]
+            learns = _LEARNS.get(target.spec.kind, target.spec.kind)
             raise UserError(
                 f"class_balanced evens out the classes of a classification, but the task '{task}' learns {learns}. "
                 "Allowed for it: shuffled, weighted, by_length."
             )
-        if task in self._kept_targets:
-            return self._kept_targets[task].tensors["target"].numpy()
-        parts = self._table.batches(target.spec.columns, self.rows, size=_TARGET_ROWS)
-        return np.concatenate([target.encode(part, rows, self._table)[0].numpy() for rows, part in parts])
+        found = [cast("Tensor", target.labels(values, None)[0]) for values in self._all_labels(task)]
+        return torch.cat(found).numpy()
 
     def numbers(self, column: str, positions: np.ndarray) -> tuple[np.ndarray, Callable[[int], str]]:
         """A column of the table.
@@ -155,10 +173,11 @@ class EncodedRows(Dataset[Fetched]):
                 encoded = [kept]
             start = 0
             for values in encoded:
-                if not isinstance(values, Ragged):
+                lengths = values.lengths if isinstance(values, Ragged | PartialRows) else None
+                if lengths is None:
                     break
-                found[start : start + len(values)] += values.lengths
-                start, ragged = start + len(values), True
+                found[start : start + len(values)] += lengths
+                start, ragged = start + len(values), ragged or bool(lengths.any())
         if not ragged:
             raise UserError(
                 f"by_length puts texts of similar length together, but no input has a length: {listing(self._inputs)}. "
@@ -180,20 +199,19 @@ class EncodedRows(Dataset[Fetched]):
         part = self._table.take(rows, self._streamed) if self._streamed else None
         encodings = {name: self._encoding(name, positions, rows, part) for name in self._inputs}
         failures = {row: problem for encoding in encodings.values() for row, problem in encoding.failures.items()}
-        labels = self._labels(request, rows, part)
-        if failures:
-            kept = _without(rows, failures)
+        kept = _without(rows, failures) if failures else None
+        draws = None if self._seed is None else Draws(self._seed, request.epoch, gentle=request.view == 0)
+        labels = self._labels(request, part, kept, draws)
+        if kept is not None:
             rows = rows[kept]
             encodings = {name: Encoding(encoding.values.select(kept)) for name, encoding in encodings.items()}
-            labels = {task: dense.select(kept) for task, dense in labels.items()}
-        draws = None if self._seed is None else Draws(self._seed, request.epoch, gentle=request.view == 0)
         inputs = {name: self._inputs[name].collate(encodings[name].values, rows, draws) for name in self._inputs}
         empty = sum(encoding.empty for encoding in encodings.values())
-        targets, masks, weights = (
-            {task: dense.tensors[name] for task, dense in labels.items() if name in dense.tensors}
-            for name in ("target", "mask", "weight")
-        )
-        batch = Batch.of(inputs, targets, masks, torch.from_numpy(rows), weights)
+        views = self._views(labels, inputs, rows, draws)
+        targets = {task: each.target for task, each in labels.items()}
+        masks = {task: each.mask for task, each in labels.items()}
+        weights = {task: each.weight for task, each in labels.items() if each.weight is not None}
+        batch = Batch.of(inputs, targets, masks, torch.from_numpy(rows), weights, views=views)
         return Fetched(batch, failures, empty, None, request.step, request.view)
 
     def _encoding(self, name: str, positions: np.ndarray, rows: np.ndarray, part: pa.Table | None) -> Encoding:
@@ -201,49 +219,101 @@ class EncodedRows(Dataset[Fetched]):
             return Encoding(self._kept_inputs[name].select(positions))
         return self._inputs[name].encode(part, rows, self._table)
 
-    def _labels(self, request: Request, rows: np.ndarray, part: pa.Table | None) -> dict[str, Dense]:
-        """Target, mask and weight of the rows, by task."""
+    def _views(
+        self, labels: dict[str, _Labels], inputs: Mapping[str, Any], rows: np.ndarray, draws: Draws | None
+    ) -> dict[str, tuple[Mapping[str, Any], ...]]:
+        """What tasks without labels read of the rows, as in `Batch`; in `labels` comes what they are to answer."""
+        views: dict[str, tuple[Mapping[str, Any], ...]] = {}
+        for task, label in labels.items():
+            target = self._targets[task]
+            if isinstance(target, ViewTarget) and target.views_of is not None:
+                name = target.views_of
+                versions, answer, mask = target.viewed(inputs[name], rows, label.mask, draws)
+                labels[task] = _Labels(answer, mask, label.weight)
+                if versions:
+                    views[task] = tuple({name: version} for version in versions)
+        return views
+
+    def _labels(
+        self, request: Request, part: pa.Table | None, kept: np.ndarray | None, draws: Draws | None
+    ) -> dict[str, _Labels]:
+        """Target, mask and weight of the rows that are kept (all for None), by task."""
         tasks = tuple(self._targets) if request.tasks is None else request.tasks
+        known: dict[str, Any] = {"part": part, "kept": kept, "draws": draws}
         if request.sizes is None:
-            return {task: self._label(task, request.positions, rows, part) for task in tasks}
+            everything = slice(0, len(request.positions))
+            return {task: self._label(task, request.positions, everything, **known) for task in tasks}
         labels, start = {}, 0
         for task, size in zip(tasks, request.sizes, strict=True):
-            own = slice(start, start + size)
-            some = None if part is None else part.slice(start, size)
-            labels[task] = _among(self._label(task, request.positions[own], rows[own], some), start, len(rows))
+            labels[task] = self._label(task, request.positions, slice(start, start + size), **known)
             start += size
         return labels
 
-    def _label(self, task: str, positions: np.ndarray, rows: np.ndarray, part: pa.Table | None) -> Dense:
-        if task not in self._kept_targets:
-            return self._read(task, part, rows)
-        kept = self._kept_targets[task].select(positions).tensors
-        kept.setdefault("mask", torch.ones_like(kept["target"], dtype=torch.bool))
-        return Dense(kept)
+    def _label(
+        self,
+        task: str,
+        positions: np.ndarray,
+        own: slice,
+        *,
+        part: pa.Table | None,
+        kept: np.ndarray | None,
+        draws: Draws | None,
+    ) -> _Labels:
+        """The labels of a task in its `own` rows of a request; the other rows have none."""
+        target, mine = self._targets[task], positions[own]
+        rows = self.rows[mine]
+        if task in self._kept_targets:
+            values, weight = self._kept_targets[task].select(mine), self._kept_weights.get(task)
+            weight = None if weight is None else weight[torch.from_numpy(mine)]
+        else:
+            # Without any column to read there are no columns.
+            own_part = None if part is None else part.slice(own.start, own.stop - own.start)
+            values, weight = self._read(task, own_part, rows)
+        start, total = own.start, len(positions)
+        if kept is not None:
+            chosen = kept[(kept >= own.start) & (kept < own.stop)] - own.start
+            start, total = int(np.searchsorted(kept, own.start)), len(kept)
+            values, rows = values.select(chosen), rows[chosen]
+            weight = None if weight is None else weight[torch.from_numpy(chosen)]
+        source = None if target.follows is None else self._inputs[target.follows]
+        labels = target.labels(values, None if source is None else source.geometry(rows, draws))
+        if len(rows) == total:
+            return _Labels(*labels, weight)
+        spread = [spread_values(each, start, total) for each in labels]
+        return _Labels(spread[0], spread[1], None if weight is None else spread_values(weight, start, total))
+
+    def _all_labels(self, task: str) -> Iterator[Encoded]:
+        """The labels of all rows, in parts; reads what is not in memory."""
+        if task in self._kept_targets:
+            yield self._kept_targets[task]
+            return
+        target = self._targets[task]
+        for rows, part in self._table.batches(target.columns, self.rows, size=rows_at_once(target)):
+            yield target.read(part, rows, self._table)
 
     def _columns(self, task: str) -> tuple[str, ...]:
-        spec = self._targets[task].spec
-        return spec.columns if self._seed is None or spec.sample_weight is None else (*spec.columns, spec.sample_weight)
-
-    def _read(self, task: str, part: pa.Table | None, rows: np.ndarray) -> Dense:
         target = self._targets[task]
-        values, mask = target.encode(part, rows, self._table)
-        tensors = {"target": values, "mask": mask}
-        if self._seed is not None and target.spec.sample_weight is not None:
-            tensors["weight"] = target.weights(part, rows, self._table)
-        return Dense(tensors)
+        weight = None if self._seed is None else target.spec.sample_weight
+        return target.columns if weight is None else (*target.columns, weight)
+
+    def _read(self, task: str, part: pa.Table, rows: np.ndarray) -> tuple[Encoded, Tensor | None]:
+        """The labels of some rows, and what each of them counts."""
+        target = self._targets[task]
+        values = target.read(part, rows, self._table)
+        weighted = self._seed is not None and target.spec.sample_weight is not None
+        return values, target.weights(part, rows, self._table) if weighted else None
 
     def _keep(self, budget: int) -> None:
         """Encode what fits."""
-        for task in self._targets:
-            found = self._encoded(self._columns(task), _TARGET_ROWS, partial(self._encode_labels, task), budget)
+        for task, target in self._targets.items():
+            weights: list[Tensor] = []
+            encode = partial(self._encode_labels, task, weights)
+            found = self._encoded(self._columns(task), rows_at_once(target), encode, budget)
             if found is not None:
-                dense = found.values
-                assert isinstance(dense, Dense)
-                budget -= dense.nbytes
-                if dense.tensors["mask"].all():
-                    del dense.tensors["mask"]
-                self._kept_targets[task] = dense
+                budget -= found.values.nbytes
+                self._kept_targets[task] = found.values
+                if weights:
+                    self._kept_weights[task] = torch.cat(weights)
         for name, source in self._inputs.items():
             found = self._encoded(source.columns, rows_at_once(source), source.encode, budget)
             if found is not None:
@@ -256,9 +326,15 @@ class EncodedRows(Dataset[Fetched]):
             self.rows = self.rows[kept]
             self._kept_inputs = {name: values.select(kept) for name, values in self._kept_inputs.items()}
             self._kept_targets = {task: values.select(kept) for task, values in self._kept_targets.items()}
+            chosen = torch.from_numpy(kept)
+            self._kept_weights = {task: weights[chosen] for task, weights in self._kept_weights.items()}
 
-    def _encode_labels(self, task: str, part: pa.Table, rows: np.ndarray, table: Table) -> Encoding:
-        return Encoding(self._read(task, part, rows))
+    def _encode_labels(
+        self, task: str, weights: list[Tensor], part: pa.Table, rows: np.ndarray, table: Table
+    ) -> Encoding:
+        values, weight = self._read(task, part, rows)
+        weights += [] if weight is None else [weight]
+        return Encoding(values)
 
     def _encoded(
         self,
@@ -286,23 +362,14 @@ def _nothing() -> Batch:
     return Batch({}, {}, {}, {}, torch.empty(0, dtype=torch.int64))
 
 
-def _among(labels: Dense, start: int, rows: int) -> Dense:
-    """Labels of some rows, from the one at `start` on, as those of all `rows`, the others of which have none."""
-    tensors = {}
-    for name, values in labels.tensors.items():
-        tensors[name] = values.new_zeros((rows, *values.shape[1:]))
-        tensors[name][start : start + len(values)] = values
-    return Dense(tensors)
-
-
 def _without(rows: np.ndarray, failures: Mapping[int, str]) -> np.ndarray:
     """The positions of the rows that did not fail."""
     return np.flatnonzero(~np.isin(rows, np.fromiter(failures, dtype=np.int64, count=len(failures))))
 
 
 def _any(mask: Tensor) -> np.ndarray:
-    return (mask if mask.ndim == 1 else mask.any(dim=1)).numpy()
+    return (mask if mask.ndim == 1 else mask.flatten(1).any(dim=1)).numpy()
 
 
 def _all(mask: Tensor) -> np.ndarray:
-    return (mask if mask.ndim == 1 else mask.all(dim=1)).numpy()
+    return (mask if mask.ndim == 1 else mask.flatten(1).all(dim=1)).numpy()

@@ -15,12 +15,13 @@ from polytask.data.class_names import class_names, in_order
 from polytask.data.column_types import ColumnType, is_list, is_text
 from polytask.data.conversion import BadValue, convert
 from polytask.data.table import Table
-from polytask.data.target import UNKNOWN, Target
+from polytask.data.tallies import ClassTally
+from polytask.data.target import UNKNOWN, PlainTarget, Tally
 from polytask.errors import UserError, listing
 from polytask.labels import TargetSummary
 
 
-class LabelsTarget(Target):
+class LabelsTarget(PlainTarget):
     """Yes or no for each of L classes: float32 `[B, L]`.
 
     Several columns are the classes, each with yes or no (also true and false, 1 and 0), and each can be missing for
@@ -33,6 +34,10 @@ class LabelsTarget(Target):
     def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
         """See `Target.encode`."""
         return self._encode(part, rows, table, tuple(self.summary.classes))
+
+    def tally(self) -> Tally:
+        """See `Target.tally`."""
+        return ClassTally(self.summary.classes)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Target.state_dict`."""

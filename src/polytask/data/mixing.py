@@ -125,7 +125,7 @@ class Mixup(Mixing):
     """
 
     modalities = ("image", "tabular")
-    reason = "mixup takes means of what two rows have, and its tokens have none"
+    reason = "mixup takes means of what two rows have, and tokens, or rows of several lengths, have none"
 
     def __init__(self, alpha: float = 0.2, probability: float = 1.0) -> None:
         super().__init__(alpha, probability)

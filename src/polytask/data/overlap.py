@@ -77,7 +77,7 @@ def count_labels(table: Table, rows: np.ndarray, preparation: Preparation) -> La
     """Count labels, in bounded memory.
 
     A source labels a row for a task if the row comes from it, it has one of the columns of the task's target, and the
-    row has a label.
+    row has a label. For tasks without columns, that need no labels, it is each row with the input.
 
     Args:
         table: The table.
@@ -93,13 +93,15 @@ def count_labels(table: Table, rows: np.ndarray, preparation: Preparation) -> La
     together = np.zeros((len(targets), len(targets)), dtype=np.int64)
     by_source = np.zeros((len(targets), len(names)), dtype=np.int64)
     for positions, part in table.batches(columns, rows, size=_PART_VALUES // max(len(columns), 1) + 1):
-        masks = [target.encode(part, positions, table)[1] for target in targets]
         # Whole numbers below 2**53 are exact in float64, whose product is much faster than that of integers.
-        known = [(mask if mask.ndim == 1 else mask.any(dim=1)).numpy() for mask in masks]
+        known = [target.labelled(part, positions, table) for target in targets]
         labelled = np.stack(known).astype(np.float64)
         together += (labelled @ labelled.T).astype(np.int64)
         if isinstance(table, CombinedTable):
             by_source += (labelled @ table.sources_of(positions)).astype(np.int64)
     if isinstance(table, CombinedTable):
-        by_source *= [[not table.columns_of[name].isdisjoint(t.spec.columns) for name in names] for t in targets]
+        by_source *= [
+            [not t.spec.columns or not table.columns_of[name].isdisjoint(t.spec.columns) for name in names]
+            for t in targets
+        ]
     return LabelCounts(tuple(preparation.targets), names, len(rows), together, by_source)

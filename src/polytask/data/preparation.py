@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -12,15 +13,18 @@ from polytask.data.combined import located
 from polytask.data.encoded_rows import EncodedRows
 from polytask.data.inputs import Input
 from polytask.data.inputs.input import require_column
+from polytask.data.inputs.optional import OptionalInput
 from polytask.data.loader import InOrder, Loader, Order, Shuffled
 from polytask.data.request import Share
 from polytask.data.streams import Stream, shuffled
 from polytask.data.table import Table
 from polytask.data.target import Target
 from polytask.data.targets import make_target, target_from_state
-from polytask.errors import UserError
+from polytask.errors import UserError, listing
 from polytask.labels import TargetSpec, TargetSummary
 from polytask.shapes import InputShape
+
+log = logging.getLogger("polytask")
 
 CACHE_BYTES = 512 * 2**20
 """How much memory the encoded rows of one loader may take."""
@@ -30,13 +34,19 @@ class Preparation:
     """Fitted inputs and targets.
 
     Args:
-        inputs: By name.
+        inputs: By name. Where there are several, rows may lack some of them, as long as they have one: those without a
+            value in any of its columns.
         targets: By task.
+        optional: The inputs that the network learns to do without, as some training rows lack them. A table need not
+            have their columns.
     """
 
-    def __init__(self, inputs: Mapping[str, Input], targets: Mapping[str, Target]) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Input], targets: Mapping[str, Target], optional: Collection[str] = ()
+    ) -> None:
         self.inputs = dict(inputs)
         self.targets = dict(targets)
+        self.optional = frozenset(optional)
 
     @classmethod
     def fit(
@@ -71,9 +81,16 @@ class Preparation:
             source.resolve(table, {*answers, *others, *reserved} - set(source.named) | answers)
         for reader in readers.values():
             reader.fit(table, rows)
-        for source in inputs.values():
-            source.fit(table, rows, readers)
-        return cls(inputs, readers)
+        for name, source in inputs.items():
+            if len(inputs) == 1:
+                source.fit(table, rows, readers)
+            else:
+                _fit_where_it_is(name, source, table, rows, readers)
+        for reader in readers.values() if inputs else ():
+            reader.follow(inputs)
+            if reader.follows is not None:
+                _check_moves(reader, inputs[reader.follows])
+        return cls(inputs, readers, _lacked(inputs, table, rows) if len(inputs) > 1 else ())
 
     @property
     def shapes(self) -> dict[str, InputShape]:
@@ -124,16 +141,15 @@ class Preparation:
         rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise UserError(f"{table.source}: there is no row to make a batch of.")
-        for name, source in self.inputs.items():
-            for column in source.columns:
-                require_column(table, column, f", which the input '{name}' reads")
+        inputs, lacking = self._readers_of(table, rows)
+        rows = rows[~np.isin(rows, lacking)] if len(lacking) else rows
         wanted = (self.targets if targets else ()) if isinstance(targets, bool) else targets
         readers = {task: self.targets[task] for task in wanted}
         for reader in readers.values():
             reader.check(table)
-        encoded = EncodedRows(
-            table, rows, self.inputs, readers, seed=seed if training else None, cache_bytes=cache_bytes
-        )
+        encoded = EncodedRows(table, rows, inputs, readers, seed=seed if training else None, cache_bytes=cache_bytes)
+        nothing = f"it has no value for any of the inputs {listing(self.inputs)}"
+        encoded.failures |= {int(row): nothing for row in lacking}
         if order is None:
             order = partial(_all_rows, batch_size=batch_size, seed=seed if training else None)
         return Loader(encoded, table, order(encoded), workers=workers, pin_memory=pin_memory, share=share)
@@ -143,6 +159,7 @@ class Preparation:
         return {
             "inputs": {name: source.state_dict() for name, source in self.inputs.items()},
             "targets": {task: target.state_dict() for task, target in self.targets.items()},
+            **({"optional": sorted(self.optional)} if self.optional else {}),
         }
 
     @classmethod
@@ -155,7 +172,88 @@ class Preparation:
         """
         for name, source in inputs.items():
             source.load_state_dict(state["inputs"][name])
-        return cls(inputs, {task: target_from_state(task, part) for task, part in state["targets"].items()})
+        targets = {task: target_from_state(task, part) for task, part in state["targets"].items()}
+        for target in targets.values():
+            target.meet(inputs)
+        return cls(inputs, targets, state.get("optional", ()))
+
+    def rows_with_inputs(self, table: Table, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Which of some rows have each input, bool `[N]`, by input; all have the only one.
+
+        Args:
+            table: The table.
+            rows: int64 `[N]`: the rows' positions in it.
+        """
+        if len(self.inputs) == 1:
+            return dict.fromkeys(self.inputs, np.ones(len(rows), dtype=bool))
+        return {name: OptionalInput(source, table).there(table)[rows] for name, source in self.inputs.items()}
+
+    def _readers_of(self, table: Table, rows: np.ndarray) -> tuple[dict[str, Input], np.ndarray]:
+        """What reads the inputs of some rows, and those of the rows that have none of them.
+
+        Raises:
+            UserError: A column is not there.
+        """
+        several = len(self.inputs) > 1
+        for name, source in self.inputs.items():
+            if several and name in self.optional and not any(map(table.has, source.columns)):
+                continue
+            for column in source.columns:
+                require_column(table, column, f", which the input '{name}' reads")
+        if not several:
+            return self.inputs, rows[:0]
+        readers = {name: OptionalInput(source, table) for name, source in self.inputs.items()}
+        there = self.rows_with_inputs(table, rows)
+        nothing = ~np.any(list(there.values()), axis=0)
+        if nothing.all():
+            raise UserError(
+                f"{table.source}: no row has a value for any of the inputs {listing(self.inputs)}, so there is nothing "
+                "to make a batch of."
+            )
+        for name, has in there.items():
+            count = int((~has & ~nothing).sum())
+            if count and name not in self.optional:
+                log.warning(
+                    "%s: %d of %d rows lack the input '%s', which every training row has: the network has not learned "
+                    "to do without it. For that, hide inputs in training: model.fusion with drop above 0.",
+                    table.source,
+                    count,
+                    len(rows),
+                    name,
+                )
+        return dict(readers), rows[nothing]
+
+
+def _check_moves(reader: Target, source: Input) -> None:
+    """Make sure that what lies on an input can move as that does."""
+    if source.moves_untold is not None:
+        raise UserError(
+            f"The task '{reader.task}' learns what lies on the images of '{reader.follows}', which "
+            f"{source.moves_untold} would move without telling where. Take {source.moves_untold} out of "
+            f"inputs.{reader.follows}; flip, crop, scale, rotate and color can stay."
+        )
+
+
+def _fit_where_it_is(name: str, source: Input, table: Table, rows: np.ndarray, targets: Mapping[str, Target]) -> None:
+    """Fit one of several inputs on the training rows that have it.
+
+    Raises:
+        UserError: No row has it, or it cannot be learned from those that have it.
+    """
+    reader = OptionalInput(source, table)
+    if not reader.there(table)[rows].any():
+        raise UserError(
+            f"{table.source}: none of the {len(rows):,} training rows has a value for the input '{name}', which reads "
+            f"{listing(source.columns)}. Leave the input out, or give it other columns."
+        )
+    reader.fit(table, rows, targets)
+
+
+def _lacked(inputs: Mapping[str, Input], table: Table, rows: np.ndarray) -> list[str]:
+    """The inputs that some rows lack, of those rows that have any."""
+    there = {name: OptionalInput(source, table).there(table)[rows] for name, source in inputs.items()}
+    some = np.any(list(there.values()), axis=0)
+    return [name for name, has in there.items() if not has[some].all()]
 
 
 def _all_rows(encoded: EncodedRows, *, batch_size: int, seed: int | None) -> Order:

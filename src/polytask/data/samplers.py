@@ -152,7 +152,7 @@ class Weighted(Sampler):
 
 
 class ByLength(Sampler):
-    """Texts of similar length together in a batch, so that little is padding.
+    """Rows of similar length (texts, recordings) together in a batch, so that little is padding.
 
     The rows are shuffled and cut into chunks of many batches; within a chunk they are sorted by length; then the
     batches are shuffled.

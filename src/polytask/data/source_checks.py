@@ -58,7 +58,7 @@ def check_class_names(sources: Sequence[Source], targets: Mapping[str, TargetSpe
         UserError: Two sources have no class in common.
     """
     for task, spec in targets.items():
-        if spec.kind == "numbers" or len(spec.columns) > 1 or spec.classes is not None:
+        if spec.kind not in ("category", "labels") or len(spec.columns) > 1 or spec.classes is not None:
             continue
         column = spec.columns[0]
         sets = {
@@ -83,9 +83,9 @@ def check_class_names(sources: Sequence[Source], targets: Mapping[str, TargetSpe
 
 
 def _labels(spec: TargetSpec, source: Source) -> bool:
-    """Whether a source has labels for a target."""
+    """Whether a source has labels for a target; one without columns needs none."""
     named = spec.sources is None or source.name in spec.sources
-    return named and any(source.has(column) for column in spec.columns)
+    return named and (not spec.columns or any(source.has(column) for column in spec.columns))
 
 
 def _no_source(task: str, column: str, read: Sequence[Source], sources: Sequence[Source]) -> UserError:

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from polytask.data.column_types import ColumnType
-from polytask.data.partition import by_group, by_stratum, random_rows
+from polytask.data.partition import by_group, by_stratum, largest_first, random_rows
+from polytask.data.scaffolds import scaffold_groups
 from polytask.data.table import Table
 from polytask.errors import UserError, closest, listing
 
-By = Literal["random", "stratified", "group", "column"]
+By = Literal["random", "stratified", "group", "scaffold", "scaffold_balanced", "column"]
 
 PARTS = ("train", "valid", "test")
 
@@ -144,13 +145,15 @@ def make_split(
         table: The table.
         by: `random`; `stratified`: each value of the column (each combination of the columns) is in every part in the
             same proportion, within two rows, a value with one row being in `train`; `group`: all rows with the same
-            value in one part, the sizes as near to the fractions as the groups allow; `column`: the column says it,
-            with `train`, `valid` (`validation`, `val`, `dev`) and `test`, in any case.
+            value in one part, the sizes as near to the fractions as the groups allow; `scaffold` and
+            `scaffold_balanced`: molecules of the same scaffold in one part, see
+            `polytask.data.partition.largest_first`; `column`: the column says it, with `train`, `valid` (`validation`,
+            `val`, `dev`) and `test`, in any case.
         column: The column, or for `stratified` several. A number with many values is stratified by ranges of equal
             count. Rows without a value are a stratum, and a group, of their own.
         valid: The fraction of the rows in `valid`; 0: no such part. Not used by `column`.
         test: The fraction of the rows in `test`; 0: no such part. Not used by `column`.
-        seed: Fixes the choice.
+        seed: Fixes the choice; not used by `scaffold`, which has none, and `column`.
 
     Raises:
         UserError: A column does not fit, the fractions are not possible, or a part would be empty.
@@ -166,6 +169,10 @@ def make_split(
         parts = random_rows(len(table), valid, test, generator)
     elif by == "stratified":
         parts = by_stratum(_joint([_strata(table, name) for name in columns]), valid, test, generator)
+    elif by in {"scaffold", "scaffold_balanced"}:
+        groups = scaffold_groups(table, columns[0])
+        _require_groups(groups, f"{table.source}, column '{columns[0]}'", "scaffolds", valid, test)
+        parts = largest_first(groups, valid, test, generator if by == "scaffold_balanced" else None)
     else:
         parts = _grouped(table, columns[0], valid, test, generator)
     wanted = {"train": 1 - valid - test, "valid": valid, "test": test}
@@ -186,7 +193,7 @@ def _columns(by: By, column: str | Sequence[str] | None) -> list[str]:
         raise UserError(f"A random split uses no column, but has {listing(columns)}. Use 'stratified' or 'group'.")
     if by != "random" and not columns:
         raise UserError(f"A split by '{by}' needs a column.")
-    if by in {"group", "column"} and len(columns) > 1:
+    if by not in {"random", "stratified"} and len(columns) > 1:
         raise UserError(f"A split by '{by}' takes one column, not {len(columns)}: {listing(columns)}.")
     return columns
 
@@ -203,10 +210,14 @@ def _grouped(table: Table, column: str, valid: float, test: float, generator: np
     groups, missing = _codes(table, column)
     if missing:
         _log.warning("%s: %d rows have no '%s'; they are kept together in one part", table.source, missing, column)
+    _require_groups(groups, f"{table.source}, column '{column}'", "groups", valid, test)
+    return by_group(groups, valid, test, generator)
+
+
+def _require_groups(groups: np.ndarray, where: str, name: str, valid: float, test: float) -> None:
     count, parts = int(groups.max()) + 1, 1 + (valid > 0) + (test > 0)
     if count < parts:
-        raise UserError(f"{table.source}, column '{column}': {count} groups cannot fill {parts} parts.")
-    return by_group(groups, valid, test, generator)
+        raise UserError(f"{where}: {count} {name} cannot fill {parts} parts.")
 
 
 def _strata(table: Table, column: str) -> np.ndarray:
@@ -229,7 +240,7 @@ def _joint(codes: list[np.ndarray]) -> np.ndarray:
 
 def _values(table: Table, column: str) -> pa.ChunkedArray:
     values = table.column(column)
-    if table.types[column] in {ColumnType.LIST, ColumnType.IMAGE, ColumnType.OTHER}:
+    if table.types[column] in {ColumnType.LIST, ColumnType.IMAGE, ColumnType.AUDIO, ColumnType.OTHER}:
         raise UserError(
             f"{table.source}, column '{column}': rows cannot be split by values of the type "
             f"'{table.types[column].value}'. Use a column of categories or numbers."

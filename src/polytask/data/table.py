@@ -18,6 +18,7 @@ from polytask.data.column_types import (
     check_names,
     check_types,
     infer_type,
+    is_image,
     is_text,
     plain_type,
 )
@@ -25,6 +26,8 @@ from polytask.data.conversion import as_numbers, convert_columns
 from polytask.data.python_values import as_arrow
 from polytask.data.stored_rows import Reopen, StoredRows, arranged
 from polytask.errors import UserError, closest, listing
+
+_FILES_LOOKED_AT = 4
 
 _COPIED_BYTES = 1 << 30
 """Larger tables in memory stay in their chunks: they may be someone's memory map."""
@@ -303,8 +306,9 @@ class Table:
             if field.name not in known:
                 storage = plain_type(field.type)
                 sample = pa.chunked_array([], storage)
-                if is_text(storage):  # Only strings have to be looked at; a sample of images would be costly.
-                    sample = self._rows.take(rows, [field.name]).column(0)
+                if is_text(storage) or is_image(storage):  # Of files, a few have to be looked at: more would be costly.
+                    looked_at = rows if is_text(storage) else rows[:_FILES_LOOKED_AT]
+                    sample = self._rows.take(looked_at, [field.name]).column(0)
                 types[field.name] = infer_type(sample, field)
         self._rows.forget_selections()
         return types

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,16 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from polytask.data.encoded import Dense, Encoded
+from polytask.data.geometry import Geometry
 from polytask.data.number_matrix import number_matrix
 from polytask.data.table import Table
 from polytask.errors import UserError, closest, listing
 from polytask.labels import TargetSpec, TargetSummary
+from polytask.row_values import RowTargets
+
+if TYPE_CHECKING:
+    from polytask.data.inputs.input import Input
 
 log = logging.getLogger("polytask")
 
@@ -25,8 +31,22 @@ UNKNOWN = "unknown"
 """The name of the extra class for values that the training part does not have."""
 
 
+class Tally(ABC):
+    """What is counted of a target's labels, to be shown as text."""
+
+    @abstractmethod
+    def add(self, values: Encoded) -> None:
+        """Count the labels of some rows, as `Target.read` gave them."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+
 class Target(ABC):
     """The reader of one task's target.
+
+    Reading has two halves, as that of an input: `read` is fixed and may be kept in memory, `labels` makes what a batch
+    has from what was kept.
 
     Args:
         task: The task's name, for messages.
@@ -70,6 +90,87 @@ class Target(ABC):
             self._check_weights(self.spec.sample_weight, table, rows)
         return self._summary
 
+    def restored(self, decoded: Mapping[str, Any], rows: np.ndarray, table: Table) -> Mapping[str, Any]:
+        """What a task decoded, measured as the user's files are; as it is, where it is measured in nothing of theirs.
+
+        Args:
+            decoded: Columns of a prediction table, as `Task.decode` gives them.
+            rows: int64 `[B]`: the rows' positions in `table`.
+            table: The rows that were predicted for.
+
+        Raises:
+            UserError: A file cannot be read.
+        """
+        return decoded
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that `read` needs; after `follow`."""
+        return self.spec.columns
+
+    @property
+    def views_of(self) -> str | None:
+        """The input that its task reads in changed versions, where it needs no labels; after `follow`.
+
+        See `polytask.data.view_target`.
+        """
+        return None
+
+    @property
+    def follows(self) -> str | None:
+        """The input whose positions the labels are at: they move as those do."""
+        return None
+
+    def follow(self, inputs: Mapping[str, Input]) -> None:  # noqa: B027 (most targets lie on no input)
+        """Learn from the fitted inputs, for targets that lie on one of them; the others need nothing.
+
+        Raises:
+            UserError: There is no such input, or it is of another modality.
+        """
+
+    def meet(self, inputs: Mapping[str, Input]) -> None:  # noqa: B027 (most targets have no need of them)
+        """Know the inputs again after `load_state_dict`, for targets that read something of theirs."""
+
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes a row takes at most; after `follow`."""
+        return 256
+
+    @abstractmethod
+    def read(self, part: pa.Table, rows: np.ndarray, table: Table) -> Encoded:
+        """The labels of rows, in the form in which they are kept.
+
+        Args:
+            part: The rows' columns.
+            rows: int64 `[B]`: their positions in `table`.
+            table: Where they come from, for messages and for files beside it.
+
+        Raises:
+            UserError: A value cannot be read, or is a class that the training part does not have.
+        """
+
+    @abstractmethod
+    def known(self, values: Encoded) -> Tensor:
+        """Where there is a label: bool `[B, ...]`, of rows that `read` gave."""
+
+    @abstractmethod
+    def labels(self, values: Encoded, geometry: Geometry | None) -> tuple[Tensor | RowTargets, Tensor]:
+        """Target and mask, as in `Batch`.
+
+        Args:
+            values: The rows, as `read` gave them.
+            geometry: How the positions of the input that it lies on have moved; None: not at all.
+        """
+
+    @abstractmethod
+    def tally(self) -> Tally:
+        """A new count of labels; after `fit`."""
+
+    def labelled(self, part: pa.Table, rows: np.ndarray, table: Table) -> np.ndarray:
+        """Which rows have a label, bool `[B]`; for parameters see `read`."""
+        known = self.known(self.read(part, rows, table))
+        return known.flatten(1).any(dim=1).numpy() if known.ndim > 1 else known.numpy()
+
     def weights(self, part: pa.Table, rows: np.ndarray, table: Table) -> Tensor:
         """What each row counts in the mean loss, float32 `[B]`: the number in the column for it, 1 where that is empty.
 
@@ -92,19 +193,6 @@ class Target(ABC):
             )
         return torch.from_numpy(np.where(np.isnan(values), 1.0, values).astype(np.float32))
 
-    @abstractmethod
-    def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
-        """Target and mask, as in `Batch`.
-
-        Args:
-            part: The rows' columns.
-            rows: int64 `[B]`: their positions in `table`.
-            table: Where they come from, for messages.
-
-        Raises:
-            UserError: A value cannot be read, or is a class that the training part does not have.
-        """
-
     def state_dict(self) -> dict[str, Any]:
         """All that was learned, ready for JSON."""
         return {"spec": _plain(asdict(self.spec)), "summary": _plain(asdict(self.summary))}
@@ -125,10 +213,9 @@ class Target(ABC):
             )
         missing, total = 0, 0.0
         for positions, part in table.batches([*self.spec.columns, column], rows):
-            mask = self.encode(part, positions, table)[1]
-            labelled = mask if mask.ndim == 1 else mask.any(dim=1)
-            total += float(self.weights(part, positions, table)[labelled].sum())
-            missing += int((labelled.numpy() & np.asarray(pc.is_null(part.column(column)))).sum())
+            labelled = self.labelled(part, positions, table)
+            total += float(self.weights(part, positions, table)[torch.from_numpy(labelled)].sum())
+            missing += int((labelled & np.asarray(pc.is_null(part.column(column)))).sum())
         if total == 0:
             raise UserError(
                 f"Task '{self.task}': the sample_weight of every labelled training row, in the column '{column}', is "
@@ -147,15 +234,42 @@ class Target(ABC):
     def _unseen(self, value: str, row: int, table: Table) -> UserError:
         classes = self.spec.classes or self.summary.classes
         origin = "is not among the task's classes" if self.spec.classes else "does not occur in the training part"
+        remedy = (
+            "list all classes in their order (classes)"
+            if self.spec.ordered
+            else f"set unseen: unknown, which puts it into an extra class '{UNKNOWN}'"
+        )
         return UserError(
             f"{table.locate(row)}: the class '{value}' of '{self.spec.columns[0]}' (task '{self.task}') {origin}."
-            f"{closest(value, classes)} Allowed: {listing(classes)}. Mend the value, empty the cell, or set unseen: "
-            f"unknown, which puts it into an extra class '{UNKNOWN}'."
+            f"{closest(value, classes)} Allowed: {listing(classes)}. Mend the value, empty the cell, or {remedy}."
         )
 
     def _with_unknown(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         extra = self.spec.unseen == "unknown" and UNKNOWN not in classes
         return (*classes, UNKNOWN) if extra else classes
+
+
+class PlainTarget(Target):
+    """A target of a few numbers a row, each with or without a label."""
+
+    @abstractmethod
+    def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
+        """Target and mask, as in `Batch`; for parameters and errors see `read`."""
+
+    def read(self, part: pa.Table, rows: np.ndarray, table: Table) -> Encoded:
+        """See `Target.read`."""
+        target, mask = self.encode(part, rows, table)
+        return Dense({"target": target, "mask": mask})
+
+    def known(self, values: Encoded) -> Tensor:
+        """See `Target.known`."""
+        assert isinstance(values, Dense)
+        return values.tensors["mask"]
+
+    def labels(self, values: Encoded, geometry: Geometry | None) -> tuple[Tensor, Tensor]:
+        """See `Target.labels`."""
+        assert isinstance(values, Dense)
+        return values.tensors["target"], values.tensors["mask"]
 
 
 def spec_from_state(state: Mapping[str, Any]) -> TargetSpec:

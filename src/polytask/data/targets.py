@@ -13,12 +13,25 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from polytask.data.boxes_target import BoxesTarget
 from polytask.data.class_names import class_names, count_names, in_order
+from polytask.data.contrast_target import ContrastTarget
+from polytask.data.corrupted_target import CorruptedTarget
+from polytask.data.dense_target import DenseTarget
+from polytask.data.edges_target import EdgesTarget
 from polytask.data.label_sets import LabelsTarget
+from polytask.data.mask_target import MaskTarget
+from polytask.data.masked_tokens_target import MaskedTokensTarget
 from polytask.data.moments import Moments
+from polytask.data.nodes_target import NodeClassesTarget, NodeNumbersTarget
 from polytask.data.number_matrix import number_matrix
+from polytask.data.rotation_target import RotationTarget
+from polytask.data.survival import SurvivalTarget
 from polytask.data.table import Table
-from polytask.data.target import UNKNOWN, Target, spec_from_state
+from polytask.data.tags_target import TagsTarget
+from polytask.data.tallies import ClassTally, NumberTally
+from polytask.data.target import UNKNOWN, PlainTarget, Tally, Target, spec_from_state
+from polytask.data.text_target import TextTarget
 from polytask.errors import UserError
 from polytask.labels import TargetSpec, TargetSummary
 
@@ -27,12 +40,16 @@ log = logging.getLogger("polytask")
 _MANY_CLASSES = 100
 
 
-class CategoryTarget(Target):
+class CategoryTarget(PlainTarget):
     """One class a row: int64 `[B]`."""
 
     def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
         """See `Target.encode`."""
         return self._encode(part, rows, table, tuple(self.summary.classes))
+
+    def tally(self) -> Tally:
+        """See `Target.tally`."""
+        return ClassTally(self.summary.classes)
 
     def _encode(
         self, part: pa.Table, rows: np.ndarray, table: Table, classes: tuple[str, ...]
@@ -82,20 +99,38 @@ class CategoryTarget(Target):
             log.warning("Task '%s': no training row has the class '%s'.", self.task, "', '".join(absent))
 
 
-class NumbersTarget(Target):
+class NumbersTarget(PlainTarget):
     """One or several numbers a row: float32 `[B, M]`, in the user's units."""
 
     def encode(self, part: pa.Table, rows: np.ndarray, table: Table) -> tuple[Tensor, Tensor]:
         """See `Target.encode`."""
-        numbers = number_matrix(part, self.spec.columns, rows, table)
+        numbers = self._numbers(part, rows, table)
         known = ~np.isnan(numbers)
         values = np.where(known, numbers, 0.0).astype(np.float32)
         return torch.from_numpy(values), torch.from_numpy(known)
 
+    def _numbers(self, part: pa.Table, rows: np.ndarray, table: Table) -> np.ndarray:
+        """float64 `[B, M]`, NaN where there is no value."""
+        numbers = number_matrix(part, self.spec.columns, rows, table)
+        least = self.spec.least
+        below = np.argwhere(numbers < (-np.inf if least is None else least))
+        if least is not None and len(below):
+            row, column = below[0]
+            raise UserError(
+                f"{table.locate(int(rows[row]))}, column '{self.spec.columns[column]}': the value is "
+                f"{numbers[row, column]:g}, but the task '{self.task}' learns numbers of at least {least:g}. Mend the "
+                "value, empty the cell, or make the task a regression."
+            )
+        return numbers
+
+    def tally(self) -> Tally:
+        """See `Target.tally`."""
+        return NumberTally(self.spec.columns)
+
     def _learn(self, table: Table, rows: np.ndarray) -> TargetSummary:
         moments, labelled = Moments(len(self.spec.columns)), 0
         for positions, part in table.batches(self.spec.columns, rows):
-            numbers = number_matrix(part, self.spec.columns, positions, table)
+            numbers = self._numbers(part, positions, table)
             moments.add(numbers)
             labelled += int((~np.isnan(numbers)).any(axis=1).sum())
         self._require_labels(labelled, table, rows)
@@ -110,7 +145,24 @@ class NumbersTarget(Target):
         )
 
 
-_KINDS: Mapping[str, type[Target]] = {"category": CategoryTarget, "labels": LabelsTarget, "numbers": NumbersTarget}
+_KINDS: Mapping[str, type[Target]] = {
+    "boxes": BoxesTarget,
+    "category": CategoryTarget,
+    "contrast": ContrastTarget,
+    "corrupted": CorruptedTarget,
+    "dense": DenseTarget,
+    "edges": EdgesTarget,
+    "labels": LabelsTarget,
+    "mask": MaskTarget,
+    "node_classes": NodeClassesTarget,
+    "node_numbers": NodeNumbersTarget,
+    "masked_tokens": MaskedTokensTarget,
+    "numbers": NumbersTarget,
+    "rotation": RotationTarget,
+    "survival": SurvivalTarget,
+    "tags": TagsTarget,
+    "text": TextTarget,
+}
 
 
 def make_target(task: str, spec: TargetSpec) -> Target:

@@ -178,7 +178,7 @@ def _go_together(first: tuple[str, ColumnType, pa.DataType], other: tuple[str, C
     if len(kinds) > 1 and kinds != _WORDS:
         return False
     storages = [plain_type(first[2]), plain_type(other[2])]
-    if first[1] is ColumnType.IMAGE and is_text(storages[0]) != is_text(storages[1]):
+    if first[1] in (ColumnType.IMAGE, ColumnType.AUDIO) and is_text(storages[0]) != is_text(storages[1]):
         return False
     try:
         _storage(storages)

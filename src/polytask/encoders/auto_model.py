@@ -33,7 +33,8 @@ class AutoModel(Encoder):
             the same model's tokenizer.
         pretrained: Whether to start from the model's weights; false takes its architecture alone.
         pooling: From tokens to a vector: `"mean"` over the text, `"cls"`, its first token, or `"last"`, its last token,
-            for models that read from left to right.
+            for models that read from left to right. Of a pair of texts, `"mean"` compares the two:
+            `[u, v, |u - v|, u * v]` of either's mean.
         architecture: The model's configuration, as `for_reload` gives it. Where it is given, `name_or_path` is not
             looked at and the weights start at random.
         shape: The texts.
@@ -55,7 +56,7 @@ class AutoModel(Encoder):
         shape: FromData[TextShape],
     ) -> None:
         one_of(("mean", "cls", "last"), pooling=pooling)
-        model = _build(name_or_path, pretrained, architecture)
+        model = build_model(name_or_path, pretrained, architecture, extra="text", encoder="auto_model")
         _check_texts(model, name_or_path, shape)
         self._architecture = json.loads(model.config.to_json_string(use_diff=False))
         # Where the model was found is of no use to another machine.
@@ -68,7 +69,7 @@ class AutoModel(Encoder):
             raise UserError(
                 f"'{name_or_path}' ({model.config.model_type}) cannot encode text: {in_short(error)}"
             ) from error
-        stages["pool"] = TokenPool(width, "first" if pooling == "cls" else pooling)
+        stages["pool"] = TokenPool(width, "first" if pooling == "cls" else pooling, segments=shape.segments)
         super().__init__(stages)
         self.pretrained = pretrained
         # transformers returns its models in evaluation mode, where dropout is off.
@@ -79,8 +80,23 @@ class AutoModel(Encoder):
         return {**parameters, "pretrained": False, "architecture": self._architecture}
 
 
-def _build(name: str, pretrained: bool, architecture: Mapping[str, Any] | None) -> Any:
-    transformers = require("transformers", extra="text", purpose="The encoder 'auto_model'")
+def build_model(
+    name: str, pretrained: bool, architecture: Mapping[str, Any] | None, *, extra: str, encoder: str
+) -> Any:
+    """A model of transformers, with float32 weights.
+
+    Args:
+        name: A folder with a model, or the name of a model on the Hugging Face hub.
+        pretrained: Whether it has the weights found there.
+        architecture: Its configuration; where it is given, `name` is not looked at and the weights are random.
+        extra: The extra that brings transformers.
+        encoder: What asks for it.
+
+    Raises:
+        UserError: The model cannot be had.
+        MissingExtra: transformers is not installed.
+    """
+    transformers = require("transformers", extra=extra, purpose=f"The encoder '{encoder}'")
     # Trained weights are often stored in half precision; training starts from float32, and autocast does the rest.
     dtype = torch.float32
     try:
@@ -100,6 +116,11 @@ def _build(name: str, pretrained: bool, architecture: Mapping[str, Any] | None) 
 
 def _check_texts(model: Any, name: str, shape: TextShape) -> None:
     refuse_weights(shape)
+    if shape.parts > 1:
+        raise UserError(
+            f"The text input gives each token {shape.parts} ids (affixes), but '{name}' reads one. Leave affixes out, "
+            f"and use the model's own tokenizer: tokenizer: {name}"
+        )
     known = model.get_input_embeddings()
     if isinstance(known, nn.Embedding) and shape.vocabulary > known.num_embeddings:
         raise UserError(

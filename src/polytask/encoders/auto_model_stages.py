@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polytask.encoders.encoder import Features, FeatureShape, Stage
+from polytask.encoders.encoder import Stage
+from polytask.encoders.token_embedding import marked
+from polytask.features import Features, FeatureShape
 
 logger = logging.getLogger("polytask")
 
@@ -52,38 +54,63 @@ class _Backbone(Stage):
     def __init__(self, model: Any, width: int) -> None:
         super().__init__(model, FeatureShape("tokens", width))
         self.padding = model.config.pad_token_id
+        self.marks_texts = _marks_texts(model)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         ids, mask = _clean_ids(inputs, self.padding), inputs["mask"]
-        return Features(self.module(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
+        texts = _text_numbers(inputs) if self.marks_texts else {}
+        output = self.module(input_ids=ids, attention_mask=mask.long(), **texts)
+        return marked(Features(output.last_hidden_state, mask), inputs)
 
 
 class _Embed(Stage):
     """A model up to its layers."""
 
-    def __init__(self, embeddings: nn.Module, width: int, padding: int | None) -> None:
+    def __init__(self, embeddings: nn.Module, width: int, padding: int | None, marks_texts: bool) -> None:
         super().__init__(embeddings, FeatureShape("tokens", width))
-        self.padding = padding
+        self.padding, self.marks_texts = padding, marks_texts
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
-        return Features(self.module(_clean_ids(inputs, self.padding)), inputs["mask"])
+        texts = _text_numbers(inputs) if self.marks_texts else {}
+        first, *others = self.module if isinstance(self.module, nn.Sequential) else [self.module]
+        values = first(_clean_ids(inputs, self.padding), **texts)
+        for layer in others:
+            values = layer(values)
+        return marked(Features(values, inputs["mask"]), inputs)
 
 
-class _Layer(Stage):
-    """A layer of a model."""
+class ModelLayer(Stage):
+    """A layer of a model of transformers, which attends to tokens that are not masked.
+
+    Args:
+        layer: Reads features `[B, T, width]` and what may be attended to, `[B, 1, T, T]`.
+        width: Number of features of a token.
+        additive: Whether the latter are numbers to add to attention's logits; else they are true or false.
+    """
 
     def __init__(self, layer: nn.Module, width: int, additive: bool) -> None:
         super().__init__(layer, FeatureShape("tokens", width))
         self.additive = additive
 
     def forward(self, features: Features) -> Features:
+        """`[B, T, width]` with a mask `[B, T]` to the same."""
         values, mask = features.values, features.mask
         assert mask is not None
         allowed = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
         if self.additive:
             allowed = torch.zeros_like(allowed, dtype=values.dtype).masked_fill(~allowed, torch.finfo(values.dtype).min)
         output = self.module(values, allowed)
-        return Features(output[0] if isinstance(output, tuple) else output, mask)
+        return features._replace(values=output[0] if isinstance(output, tuple) else output)
+
+
+def _marks_texts(model: Any) -> bool:
+    """Whether a model has embeddings that tell a pair's two texts apart."""
+    return (getattr(model.config, "type_vocab_size", None) or 0) > 1
+
+
+def _text_numbers(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which token is of which of two texts, as models call it."""
+    return {"token_type_ids": inputs["segments"]} if "segments" in inputs else {}
 
 
 def _clean_ids(inputs: Mapping[str, Tensor], padding: int | None) -> Tensor:
@@ -102,9 +129,9 @@ def _layered(model: Any, width: int) -> dict[str, Stage] | None:
     project = getattr(model, "embeddings_project", None)
     if project is not None:
         embeddings = nn.Sequential(embeddings, project)
-    stages: dict[str, Stage] = {"embed": _Embed(embeddings, width, model.config.pad_token_id)}
+    stages: dict[str, Stage] = {"embed": _Embed(embeddings, width, model.config.pad_token_id, _marks_texts(model))}
     for number, layer in enumerate(layers, start=1):
-        stages[f"layer{number}"] = _Layer(layer, width, additive=implementation == "eager")
+        stages[f"layer{number}"] = ModelLayer(layer, width, additive=implementation == "eager")
     parameters = [parameter for stage in stages.values() for parameter in stage.parameters()]
     return stages if len(parameters) == len(list(model.parameters())) else None
 

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polytask.components import FromData
-from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.initialization import he_init
 from polytask.encoders.limits import at_least, dropout_rate
-from polytask.encoders.token_pooling import masked_mean
+from polytask.encoders.token_embedding import added_parts
+from polytask.encoders.token_pooling import COMPARED, compared, masked_mean
 from polytask.errors import UserError
+from polytask.features import Features, FeatureShape
 from polytask.shapes import TextShape
 
 
@@ -22,7 +24,8 @@ class Bag(Encoder):
     """Mean of the embeddings of a text's tokens, as in fastText: the fastest text encoder, and a strong baseline.
 
     Joulin et al., "Bag of Tricks for Efficient Text Classification", EACL 2017, https://arxiv.org/abs/1607.01759.
-    Word order is seen only as far as the ids stand for n-grams of words, which is up to the input.
+    Word order is seen only as far as the ids stand for n-grams of words, which is up to the input. Of a pair of texts,
+    the means u and v of either are compared: `[u, v, |u - v|, u * v]`.
 
     Where the input weighs the tokens (its `weights`), it is a sum: with M weightings w_1...w_M, each of length 1 over a
     text, and as many tables E_1...E_M of embeddings, a text becomes `sum_m sum_j w_m(j) E_m(j)`. With small embeddings
@@ -59,7 +62,8 @@ class Bag(Encoder):
         stage = _MeanBag if shape.weightings == 0 else _WeightedBag
         stages: dict[str, Stage] = {"embed": stage(shape, dim, std or dim**-0.5, dropout if hidden is None else 0.0)}
         if hidden is not None:
-            layer = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout))
+            width = stages["embed"].shape.width
+            layer = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout))
             he_init(layer)
             stages["hidden"] = Stage(layer, FeatureShape("vector", hidden))
         super().__init__(stages)
@@ -67,11 +71,15 @@ class Bag(Encoder):
 
 class _MeanBag(Stage):
     def __init__(self, shape: TextShape, dim: int, std: float, dropout: float) -> None:
-        super().__init__(_table(shape, dim, std), FeatureShape("vector", dim))
+        width = COMPARED * dim if shape.segments > 1 else dim
+        super().__init__(_table(shape, dim, std), FeatureShape("vector", width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
-        return Features(self.dropout(masked_mean(self.module(inputs["ids"]), inputs["mask"])))
+        values, mask, texts = added_parts(self.module(inputs["ids"])), inputs["mask"], inputs.get("segments")
+        if texts is None:
+            return Features(self.dropout(masked_mean(values, mask)))
+        return Features(self.dropout(compared(*(masked_mean(values, mask & (texts == number)) for number in (0, 1)))))
 
 
 class _WeightedBag(Stage):

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from polytask.components import FromData
 from polytask.encoders.batch_norm import BatchNorm2d
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.images import DEFAULT_IMAGE
 from polytask.encoders.initialization import he_init
 from polytask.encoders.limits import at_least, dropout_rate, one_of
+from polytask.features import FeatureShape
 from polytask.shapes import ImageShape
 
 _HALVED_FROM = 8
@@ -61,7 +62,7 @@ class CNN(Encoder):
         dropout_rate(dropout=dropout)
         one_of(("batch", "group", "none"), normalization=normalization)
         stages: dict[str, Stage] = {}
-        incoming, outgoing, height, across = shape.channels, width, shape.height, shape.width
+        incoming, outgoing, height, across, stride = shape.channels, width, shape.height, shape.width, 1
         for number in range(1, depth + 1):
             halved = min(height, across) >= _HALVED_FROM
             layers = _convolution(incoming, outgoing, normalization)
@@ -69,8 +70,8 @@ class CNN(Encoder):
                 layers.insert(1, _ChannelsLast())
             if halved:
                 layers.append(nn.MaxPool2d(2))
-                height, across = height // 2, across // 2
-            stages[f"conv{number}"] = Stage(nn.Sequential(*layers), FeatureShape("map", outgoing))
+                height, across, stride = height // 2, across // 2, stride * 2
+            stages[f"conv{number}"] = Stage(nn.Sequential(*layers), FeatureShape("map", outgoing, stride))
             incoming, outgoing = outgoing, outgoing * (2 if halved else 1)
         rows, columns = min(grid, height), min(grid, across)
         size = incoming * rows * columns

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from polytask.encoders.encoder import Features, FeatureShape, Stage
+from polytask.encoders.encoder import Stage
 from polytask.encoders.limits import at_least
 from polytask.errors import UserError
+from polytask.features import Features, FeatureShape
 from polytask.shapes import TabularShape
 
 

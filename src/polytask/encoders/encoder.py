@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from polytask.errors import UserError, closest, listing
-from polytask.graphs import Graphs
+from polytask.features import Features, FeatureShape
 from polytask.modules import NamedModules
 
-Modality = Literal["tabular", "image", "text", "graph"]
-FeatureKind = Literal["vector", "map", "tokens", "nodes"]
-
-
-class Features(NamedTuple):
-    """What flows from stage to stage.
-
-    Attributes:
-        values: `[B, D]` (vector), `[B, C, H, W]` (map), `[B, T, D]` (tokens) or `[N, D]` (nodes: those of all B
-            graphs).
-        mask: `[B, T]`, true where a token is real; None where there is nothing to mask.
-        graphs: The graphs that nodes belong to; None for features of another kind.
-    """
-
-    values: Tensor
-    mask: Tensor | None = None
-    graphs: Graphs | None = None
-
-    def select(self, rows: Tensor | None) -> Features:
-        """The features of some rows (int64 positions), or of all for None."""
-        if rows is None:
-            return self
-        if self.graphs is not None:
-            graphs, values = self.graphs.select_with(self.values, rows)
-            return Features(values, None, graphs)
-        return Features(self.values[rows], None if self.mask is None else self.mask[rows])
-
-
-@dataclass(frozen=True)
-class FeatureShape:
-    """What one row of a stage's output looks like.
-
-    Attributes:
-        kind: `vector` `[D]`, `map` `[C, H, W]`, `tokens` `[T, D]` or `nodes` `[n, D]`, where n differs from row to row.
-        width: D or C: the number of features at one position.
-    """
-
-    kind: FeatureKind
-    width: int
+Modality = Literal["tabular", "image", "text", "graph", "audio", "sequence"]
 
 
 class Stage(nn.Module):
@@ -60,17 +23,22 @@ class Stage(nn.Module):
         module: Computes the values from the values; the mask and the graphs pass by. Subclasses that need them, or read
             a raw input, override `forward`.
         shape: The shape of the output.
+
+    Attributes:
+        keeps_input: Whether what comes in is added to `Features.levels`.
     """
 
     def __init__(self, module: nn.Module, shape: FeatureShape) -> None:
         super().__init__()
         self.module = module
         self.shape = shape
+        self.keeps_input = False
 
     def forward(self, features: Any) -> Features:
         """`Features` (or, in the first stage, the raw input) to `Features`."""
         given: Features = features if isinstance(features, Features) else Features(features)
-        return given._replace(values=self.module(given.values))
+        levels = (*given.levels, given.values) if self.keeps_input else given.levels
+        return given._replace(values=self.module(given.values), levels=levels)
 
 
 class Encoder(nn.Module):
@@ -112,6 +80,29 @@ class Encoder(nn.Module):
     def depth_of(self, stage: str | int | None) -> int:
         """How many stages lie up to and including `stage`; see the function of this name."""
         return depth_of(stage, self.stage_names)
+
+    def take_end(self) -> dict[str, Stage]:
+        """Take off the last stages that give vectors (pooling and what follows it), so that positions are left.
+
+        Where maps are left, the stages that coarsen them keep what they read: see `Features.levels`.
+
+        Returns:
+            The stages taken off, in order.
+        """
+        names = list(self.stages)
+        body = len(names)
+        while body and self.stages[names[body - 1]].shape.kind == "vector":
+            body -= 1
+        end = {name: self.stages[name] for name in names[body:]}
+        stages = [self.stages[name] for name in names[:body]]
+        self.stages = NamedModules(dict(zip(names[:body], stages, strict=True)))
+        levels: tuple[FeatureShape, ...] = ()
+        for before, stage in pairwise(stages):
+            if before.shape.kind == stage.shape.kind == "map" and before.shape.stride < stage.shape.stride:
+                stage.keeps_input = True
+                levels = (*levels, before.shape)
+            stage.shape = replace(stage.shape, levels=levels)
+        return end
 
     def forward(self, inputs: Any) -> Features:
         """The raw input through all stages."""

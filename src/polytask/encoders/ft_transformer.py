@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from polytask.components import FromData
 from polytask.encoders.attention import SelfAttention
 from polytask.encoders.columns import require_columns
-from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.limits import at_least, dropout_rate
+from polytask.features import Features, FeatureShape
 from polytask.shapes import TabularShape
 
 

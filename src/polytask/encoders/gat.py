@@ -23,7 +23,7 @@ class GAT(Encoder):
 
         a_uv = softmax_u(a · leaky_relu(W' h_v + W h_u + W'' e_uv))
 
-    and `e_uv` the sum of the vectors of the edge's features, where there are any; of a node with itself it is the mean
+    and `e_uv` a linear map of the edge's features, where there are any; of a node with itself it is the mean
     over its edges. Stages: `embed`, `layer1`, `layer2`..., each with normalisation and ReLU, and `pool`.
 
     Args:
@@ -62,7 +62,7 @@ class GAT(Encoder):
             raise UserError(f"'dim' ({dim}) must be a multiple of 'heads' ({heads}).")
 
         def layer(library: Any) -> nn.Module:
-            edge_dim = dim if shape.edge_features else None
+            edge_dim = dim if shape.edges_differ else None
             made: nn.Module = library.GATv2Conv(dim, dim // heads, heads, edge_dim=edge_dim)
             return made
 
@@ -73,7 +73,7 @@ class GAT(Encoder):
                 dim,
                 depth,
                 layer,
-                reads_edges=bool(shape.edge_features),
+                reads_edges=shape.edges_differ,
                 normalization=normalization,
                 dropout=dropout,
                 residual=residual,

@@ -21,9 +21,9 @@ class GIN(Encoder):
 
         h_v' = MLP((1 + ε) h_v + sum_u relu(h_u + e_uv))
 
-    over its neighbours u, with ε learned and `e_uv` the sum of the vectors of the edge's features; without any, the sum
-    is that of the `h_u`. The MLP has one hidden layer, twice as wide. Stages: `embed`, `layer1`, `layer2`..., each with
-    normalisation and ReLU, and `pool`.
+    over its neighbours u, with ε learned and `e_uv` a linear map of the edge's features; without any, the sum is of the
+    `h_u`. The MLP has one hidden layer, twice as wide. Stages: `embed`, `layer1`, `layer2`..., each with normalisation
+    and ReLU, and `pool`.
 
     Args:
         dim: Number of features of a node.
@@ -58,7 +58,7 @@ class GIN(Encoder):
             mlp = nn.Sequential(
                 nn.Linear(dim, 2 * dim), node_norm(normalization, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim)
             )
-            kind = library.GINEConv if shape.edge_features else library.GINConv
+            kind = library.GINEConv if shape.edges_differ else library.GINConv
             made: nn.Module = kind(mlp, train_eps=True)
             return made
 
@@ -69,7 +69,7 @@ class GIN(Encoder):
                 dim,
                 depth,
                 layer,
-                reads_edges=bool(shape.edge_features),
+                reads_edges=shape.edges_differ,
                 normalization=normalization,
                 dropout=dropout,
                 residual=residual,

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from polytask.encoders.batch_norm import BatchNorm1d
-from polytask.encoders.encoder import Features, FeatureShape, Stage
+from polytask.encoders.encoder import Stage
 from polytask.encoders.limits import at_least, dropout_rate, one_of
 from polytask.errors import require
+from polytask.features import Features, FeatureShape
 from polytask.graphs import Graphs
 from polytask.shapes import GraphShape
 
@@ -77,7 +78,7 @@ def graph_stages(
     library = graph_layers(encoder)
     stages: dict[str, Stage] = {"embed": GraphEmbedding(shape, dim)}
     for number in range(1, depth + 1):
-        edges = CodeEmbedding(shape.edge_features, dim) if reads_edges else None
+        edges = FeatureEmbedding(shape.edge_features, dim, shape.edge_numbers) if reads_edges else None
         norm = node_norm(normalization, dim)
         stages[f"layer{number}"] = MessagePassing(layer(library), dim, edges, norm, dropout, residual=residual)
     stages["pool"] = GraphPool(library, dim, pooling, dropout)
@@ -91,21 +92,36 @@ def node_norm(normalization: Normalization, width: int) -> nn.Module:
     return nn.LayerNorm(width) if normalization == "layer" else nn.Identity()
 
 
-class CodeEmbedding(nn.Module):
-    """The sum of the vectors of several codes: what a linear map makes of their one-hot forms.
+class FeatureEmbedding(nn.Module):
+    """What a linear map makes of numbers and of codes in their one-hot forms: of these, the sum of the codes' vectors.
 
     Args:
-        features: For each feature, the number of its values.
-        dim: The vectors' length.
+        features: For each feature that is a code, the number of its values.
+        dim: The length of the result.
+        numbers: How many numbers there are; they have about mean 0 and variance 1. There are numbers or codes.
     """
 
-    def __init__(self, features: Sequence[int], dim: int) -> None:
+    def __init__(self, features: Sequence[int], dim: int, numbers: int = 0) -> None:
         super().__init__()
-        self.table = nn.Embedding(sum(features), dim)
-        nn.init.normal_(self.table.weight, std=len(features) ** -0.5)
+        std = (len(features) + numbers) ** -0.5
+        self.table = self.linear = None
+        if features:
+            self.table = nn.Embedding(sum(features), dim)
+            nn.init.normal_(self.table.weight, std=std)
+        if numbers:
+            self.linear = nn.Linear(numbers, dim, bias=not features)
+            nn.init.normal_(self.linear.weight, std=std)
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """int64 `[N, F]` to `[N, dim]`."""
+    def forward(self, codes: Tensor, numbers: Tensor | None) -> Tensor:
+        """int64 `[N, F]` and float32 `[N, M]` (None for M = 0) to `[N, dim]`."""
+        if self.linear is None:
+            return self._of_codes(codes)
+        assert numbers is not None
+        found: Tensor = self.linear(numbers.to(self.linear.weight.dtype))
+        return found if self.table is None else found + self._of_codes(codes)
+
+    def _of_codes(self, codes: Tensor) -> Tensor:
+        assert self.table is not None
         weight: Tensor = self.table.weight
         if len(weight) > _PRODUCT_UP_TO:
             return self.table(codes).sum(1)  # type: ignore[no-any-return]
@@ -115,7 +131,7 @@ class CodeEmbedding(nn.Module):
 
 
 class GraphEmbedding(Stage):
-    """Graphs to `nodes`: to the sum of the vectors of each node's features.
+    """Graphs to `nodes`: to what a linear map makes of each node's features.
 
     Args:
         shape: The graphs.
@@ -123,11 +139,12 @@ class GraphEmbedding(Stage):
     """
 
     def __init__(self, shape: GraphShape, dim: int) -> None:
-        super().__init__(CodeEmbedding(shape.node_features, dim), FeatureShape("nodes", dim))
+        embedding = FeatureEmbedding(shape.node_features, dim, shape.node_numbers)
+        super().__init__(embedding, FeatureShape("nodes", dim))
 
     def forward(self, inputs: Graphs) -> Features:
         """`Graphs` of N nodes to `[N, dim]`."""
-        return Features(self.module(inputs.x), None, inputs)
+        return Features(self.module(inputs.x, inputs.numbers), None, inputs)
 
 
 class MessagePassing(Stage):
@@ -136,8 +153,8 @@ class MessagePassing(Stage):
     Args:
         layer: Reads nodes `[N, dim]`, edges as int64 `[2, E]` and, where `edges` are given, their features `[E, dim]`.
         dim: Number of features of a node.
-        edges: Makes features of the edges' codes. Each layer has its own, so that a stage depends on the graphs and the
-            stage before it alone.
+        edges: Makes features of the edges' codes and numbers. Each layer has its own, so that a stage depends on the
+            graphs and the stage before it alone.
         norm: Behind the layer.
         dropout: Probability of dropping a feature while training.
         residual: Whether the input is added to the result.
@@ -147,7 +164,7 @@ class MessagePassing(Stage):
         self,
         layer: nn.Module,
         dim: int,
-        edges: CodeEmbedding | None,
+        edges: FeatureEmbedding | None,
         norm: nn.Module,
         dropout: float,
         *,
@@ -163,7 +180,9 @@ class MessagePassing(Stage):
         """Nodes `[N, dim]` to `[N, dim]`."""
         values, graphs = features.values, features.graphs
         assert graphs is not None
-        more = () if self.edges is None else (self.edges(graphs.edge_attr).to(values.dtype),)
+        more: tuple[Tensor, ...] = ()
+        if self.edges is not None:
+            more = (self.edges(graphs.edge_attr, graphs.edge_numbers).to(values.dtype),)
         found = self.dropout(torch.relu(self.norm(self.module(values, graphs.edge_index, *more))))
         return features._replace(values=values + found if self.residual else found)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from polytask.encoders.encoder import FeatureShape, Stage
+from polytask.encoders.encoder import Stage
+from polytask.features import FeatureShape
 from polytask.shapes import ImageShape
 
 DEFAULT_IMAGE = ImageShape()

@@ -8,9 +8,10 @@ from torch import nn
 
 from polytask.components import FromData
 from polytask.encoders.columns import ColumnEmbedding
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.initialization import he_init
 from polytask.encoders.limits import at_least, dropout_rate
+from polytask.features import FeatureShape
 from polytask.shapes import TabularShape
 
 

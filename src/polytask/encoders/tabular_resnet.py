@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from polytask.components import FromData
 from polytask.encoders.batch_norm import BatchNorm1d
 from polytask.encoders.columns import ColumnEmbedding
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.initialization import he_init
 from polytask.encoders.limits import at_least, dropout_rate, one_of
+from polytask.features import FeatureShape
 from polytask.shapes import TabularShape
 
 

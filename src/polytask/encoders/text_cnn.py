@@ -9,12 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from polytask.components import FromData
-from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.initialization import he_init
 from polytask.encoders.limits import at_least, dropout_rate
 from polytask.encoders.token_embedding import TokenEmbedding
 from polytask.encoders.token_pooling import TokenPool
 from polytask.errors import UserError
+from polytask.features import Features, FeatureShape
 from polytask.shapes import TextShape
 
 
@@ -56,7 +57,7 @@ class TextCNN(Encoder):
         stages = {
             "embed": TokenEmbedding(shape, dim, dropout=0.0),
             "conv": _Windows(dim, filters, widths),
-            "pool": TokenPool(total, "max", dropout=dropout),
+            "pool": TokenPool(total, "max", dropout=dropout, segments=shape.segments),
         }
         super().__init__(stages)
 
@@ -78,4 +79,4 @@ class _Windows(Stage):
             convolution(F.pad(channels, ((width - 1) // 2, width // 2)))
             for width, convolution in zip(self.widths, self.module, strict=True)
         ]
-        return Features(F.relu(torch.cat(found, dim=1)).transpose(1, 2), mask)
+        return features._replace(values=F.relu(torch.cat(found, dim=1)).transpose(1, 2))

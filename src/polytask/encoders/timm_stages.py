@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polytask.encoders.encoder import Features, FeatureShape, Stage
+from polytask.encoders.encoder import Stage
 from polytask.encoders.module_parts import part_of
+from polytask.features import Features, FeatureShape
 
 
 def cut(model: nn.Module, image: Tensor) -> dict[str, Stage]:
@@ -43,7 +44,7 @@ def _run(stages: Mapping[str, Stage], image: Tensor) -> Tensor:
     return features.values
 
 
-def _vision_transformer(model: Any, image: Tensor, vector: FeatureShape) -> dict[str, Stage] | None:  # noqa: ARG001
+def _vision_transformer(model: Any, image: Tensor, vector: FeatureShape) -> dict[str, Stage] | None:
     from timm.models import VisionTransformer
 
     if type(model).forward_features is not VisionTransformer.forward_features:
@@ -51,7 +52,15 @@ def _vision_transformer(model: Any, image: Tensor, vector: FeatureShape) -> dict
     last = {"norm", "attn_pool", "fc_norm", "head_drop", "head", "head_dist"}
     embed = _Embed(part_of(model, _members(model) - last - {"blocks"}))
     head = _Head([model.norm], part_of(model, last - {"norm"}))
-    tokens = FeatureShape("tokens", model.embed_dim)
+    grid, patch = tuple(model.patch_embed.grid_size), model.patch_embed.patch_size
+    square = patch[0] == patch[1] and (grid[0] * patch[0], grid[1] * patch[1]) == tuple(image.shape[2:])
+    tokens = FeatureShape(
+        "tokens",
+        model.embed_dim,
+        patch[0] if square else 1,
+        grid=grid if square else None,
+        prefix=model.num_prefix_tokens if square else 0,
+    )
     stages = {"embed": Stage(embed, tokens)}
     stages |= {f"block{number}": Stage(block, tokens) for number, block in enumerate(model.blocks, start=1)}
     return stages | {"pool": Stage(head, vector)}
@@ -76,7 +85,7 @@ def _sequence(model: Any, image: Tensor, vector: FeatureShape) -> dict[str, Stag
         flipped = last and output.ndim == 4
         parts = [*unflip, *(layers[path] for path in group), *([_Permute(0, 3, 1, 2)] if flipped else [])]
         unflip = [_Permute(0, 2, 3, 1)] if flipped else []
-        stages[f"block{number}" if number else "stem"] = Stage(nn.Sequential(*parts), _shape(output, flipped))
+        stages[f"block{number}" if number else "stem"] = Stage(nn.Sequential(*parts), _shape(output, image, flipped))
     head = part_of(model, _members(model) - {path.partition(".")[0] for path in paths})
     return stages | {"pool": Stage(_Head([*unflip, *(layers[path] for path in after)], head), vector)}
 
@@ -90,7 +99,7 @@ def _backbone(model: Any, image: Tensor, vector: FeatureShape) -> dict[str, Stag
     to_second, to_last = ([_Permute(0, 3, 1, 2)], [_Permute(0, 2, 3, 1)]) if flipped else ([], [])
     backbone = nn.Sequential(_Features(part_of(model, _members(model) - used_by_head)), *to_second)
     head = _Head(to_last, part_of(model, used_by_head))
-    return {"backbone": Stage(backbone, _shape(features, flipped)), "pool": Stage(head, vector)}
+    return {"backbone": Stage(backbone, _shape(features, image, flipped)), "pool": Stage(head, vector)}
 
 
 class _Embed(nn.Module):
@@ -205,7 +214,8 @@ def _channels_last(model: Any, features: Tensor) -> bool:
     return bool(features.shape[1] != model.num_features == features.shape[-1])
 
 
-def _shape(output: Tensor, flipped: bool) -> FeatureShape:
+def _shape(output: Tensor, image: Tensor, flipped: bool) -> FeatureShape:
     if output.ndim == 4:
-        return FeatureShape("map", output.shape[-1] if flipped else output.shape[1])
+        width, height = (output.shape[-1], output.shape[1]) if flipped else (output.shape[1], output.shape[2])
+        return FeatureShape("map", width, round(image.shape[2] / height))
     return FeatureShape("tokens", output.shape[-1])

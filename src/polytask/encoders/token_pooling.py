@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from polytask.encoders.encoder import Features, FeatureShape, Stage
+from polytask.encoders.encoder import Stage
+from polytask.features import Features, FeatureShape
 
 Pooling = Literal["mean", "max", "first", "last"]
 
@@ -33,28 +35,54 @@ def last_token(values: Tensor, mask: Tensor) -> Tensor:
 class TokenPool(Stage):
     """Tokens to one `vector`.
 
+    Of rows with two texts, `mean` and `max` are taken of either, and compared; see `compared`.
+
     Args:
         width: Number of features of a token.
         pooling: `mean` or `max` over the tokens, or the `first` or `last` of them.
         norm: Applied to each token before.
         dropout: Probability of dropping a feature of the result while training.
+        segments: Number of texts of one row, 1 or 2.
     """
 
-    def __init__(self, width: int, pooling: Pooling, norm: nn.Module | None = None, dropout: float = 0.0) -> None:
-        super().__init__(nn.Identity() if norm is None else norm, FeatureShape("vector", width))
+    def __init__(
+        self, width: int, pooling: Pooling, norm: nn.Module | None = None, dropout: float = 0.0, segments: int = 1
+    ) -> None:
+        pairs = segments > 1 and pooling in ("mean", "max")
+        shape = FeatureShape("vector", COMPARED * width if pairs else width)
+        super().__init__(nn.Identity() if norm is None else norm, shape)
+        self.pairs = pairs
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Features) -> Features:
-        """`[B, T, D]` with a mask `[B, T]` to `[B, D]`."""
+        """`[B, T, D]` with a mask `[B, T]` to `[B, D]`, or `[B, 4 D]` of pairs."""
         mask = features.mask
         if mask is None:
             mask = features.values.new_ones(features.values.shape[:2]).bool()
         values = self.module(features.values)
+        if self.pairs:
+            assert features.segments is not None
+            first, second = (self._pooled(values, mask & (features.segments == number)) for number in (0, 1))
+            return Features(self.dropout(compared(first, second)))
+        return Features(self.dropout(self._pooled(values, mask)))
+
+    def _pooled(self, values: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "mean":
-            pooled = masked_mean(values, mask)
-        elif self.pooling == "max":
-            pooled = masked_max(values, mask)
-        else:
-            pooled = values[:, 0] if self.pooling == "first" else last_token(values, mask)
-        return Features(self.dropout(pooled))
+            return masked_mean(values, mask)
+        if self.pooling == "max":
+            return masked_max(values, mask)
+        return values[:, 0] if self.pooling == "first" else last_token(values, mask)
+
+
+COMPARED = 4
+"""How many times as wide `compared` is."""
+
+
+def compared(first: Tensor, second: Tensor) -> Tensor:
+    """Two texts' vectors u and v `[B, D]` and how they differ: `[u, v, |u - v|, u * v]`, `[B, 4 D]`.
+
+    Conneau et al., "Supervised Learning of Universal Sentence Representations from Natural Language Inference Data",
+    EMNLP 2017, https://arxiv.org/abs/1705.02364. A row without a second text has v = 0.
+    """
+    return torch.cat([first, second, (first - second).abs(), first * second], dim=1)

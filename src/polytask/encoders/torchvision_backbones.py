@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from polytask.components import FromData
 from polytask.encoders.batch_norm import BatchNorm2d
-from polytask.encoders.encoder import Encoder, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.images import DEFAULT_IMAGE, average_pool
 from polytask.encoders.limits import at_least, one_of
 from polytask.encoders.weights import adapt_channels, cannot_download, load_weights, read_weights
 from polytask.errors import require
+from polytask.features import FeatureShape
 from polytask.shapes import ImageShape
 
 logger = logging.getLogger("polytask")
@@ -67,10 +68,12 @@ class ResNet(Encoder):
         if pretrained:
             _load(models, model, f"resnet{depth}", pretrained, first="conv1")
         stem_layers = [model.conv1, model.bn1, model.relu] + ([] if small else [model.maxpool])
-        stages = {"stem": Stage(nn.Sequential(*stem_layers), FeatureShape("map", 64))}
+        stride = 1 if small else 4
+        stages = {"stem": Stage(nn.Sequential(*stem_layers), FeatureShape("map", 64, stride))}
         for number in range(1, 5):
+            stride *= 1 if number == 1 else 2
             width = 64 * 2 ** (number - 1) * (1 if depth < 50 else 4)
-            stages[f"layer{number}"] = Stage(getattr(model, f"layer{number}"), FeatureShape("map", width))
+            stages[f"layer{number}"] = Stage(getattr(model, f"layer{number}"), FeatureShape("map", width, stride))
         stages["pool"] = average_pool(width)
         super().__init__(stages)
         self.pretrained = bool(pretrained)
@@ -127,7 +130,7 @@ class VGG(Encoder):
         if pretrained:
             _load(models, model, name, pretrained, first="features.0")
         stages: dict[str, Stage] = {}
-        side, width, layers = min(shape.height, shape.width), shape.channels, nn.Sequential()
+        side, width, stride, layers = min(shape.height, shape.width), shape.channels, 1, nn.Sequential()
         for layer in model.features:
             width = getattr(layer, "out_channels", width)
             if not isinstance(layer, nn.MaxPool2d):
@@ -135,8 +138,9 @@ class VGG(Encoder):
                 continue
             if side >= 2:
                 layers.append(layer)
+                stride *= 2
             side //= 2
-            stages[f"block{len(stages) + 1}"] = Stage(layers, FeatureShape("map", width))
+            stages[f"block{len(stages) + 1}"] = Stage(layers, FeatureShape("map", width, stride))
             layers = nn.Sequential()
         stages["pool"] = average_pool(width)
         super().__init__(stages)

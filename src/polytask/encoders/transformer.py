@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from polytask.components import FromData
 from polytask.encoders.attention import SelfAttention
-from polytask.encoders.encoder import Encoder, Features, FeatureShape, Stage
+from polytask.encoders.encoder import Encoder, Stage
 from polytask.encoders.limits import at_least, dropout_rate, one_of
-from polytask.encoders.token_embedding import TokenEmbedding
+from polytask.encoders.token_embedding import TokenEmbedding, marked
 from polytask.encoders.token_pooling import TokenPool
 from polytask.errors import UserError
+from polytask.features import Features, FeatureShape
 from polytask.shapes import TextShape
 
 
@@ -36,7 +37,8 @@ class Transformer(Encoder):
             part, or a value that a block adds, while training.
         positions: `"learned"`, a vector for each position up to the longest text; or `"sinusoidal"`, fixed waves,
             which know any length and need an even `dim`.
-        pooling: From tokens to a vector: `"mean"` over the text, or `"cls"`, a token of its own before the text.
+        pooling: From tokens to a vector: `"mean"` over the text, or `"cls"`, a token of its own before the text. Of a
+            pair of texts, `"mean"` compares the two: `[u, v, |u - v|, u * v]` of either's mean.
         shape: The texts.
 
     Raises:
@@ -64,8 +66,10 @@ class Transformer(Encoder):
         embed = PositionedEmbedding(shape, dim, dropout, positions, class_token=pooling == "cls")
         stages: dict[str, Stage] = {"embed": embed}
         for number in range(1, depth + 1):
-            stages[f"block{number}"] = _Block(dim, heads, hidden or 4 * dim, dropout)
-        stages["pool"] = TokenPool(dim, "first" if pooling == "cls" else "mean", norm=nn.LayerNorm(dim))
+            stages[f"block{number}"] = TransformerBlock(dim, heads, hidden or 4 * dim, dropout)
+        stages["pool"] = TokenPool(
+            dim, "first" if pooling == "cls" else "mean", norm=nn.LayerNorm(dim), segments=shape.segments
+        )
         super().__init__(stages)
 
 
@@ -97,8 +101,8 @@ class PositionedEmbedding(TokenEmbedding):
         Raises:
             UserError: The texts are longer than the learned positions.
         """
-        ids, mask = inputs["ids"], inputs["mask"]
-        rows, length = ids.shape
+        mask = inputs["mask"]
+        rows, length = mask.shape
         positions = self.positions
         if length > len(positions):
             if not self.fixed:
@@ -107,11 +111,18 @@ class PositionedEmbedding(TokenEmbedding):
                     "for. Cut the texts to that length, or use positions: sinusoidal."
                 )
             positions = sinusoids(length, positions.shape[1]).to(positions)
-        values = self.module(ids) + positions[:length]
+        values = self.embedded(inputs) + positions[:length]
+        found = marked(Features(values, mask), inputs)
         if self.class_token is not None:
             values = torch.cat([self.class_token.expand(rows, -1, -1), values], dim=1)
             mask = torch.cat([mask.new_ones(rows, 1), mask], dim=1)
-        return Features(self.dropout(values), mask)
+            # It is part of no word, and belongs to the first text.
+            words, segments = found.words, found.segments
+            found = found._replace(
+                words=None if words is None else F.pad(words, (1, 0), value=-1),
+                segments=None if segments is None else F.pad(segments, (1, 0)),
+            )
+        return found._replace(values=self.dropout(values), mask=mask)
 
 
 def sinusoids(length: int, dim: int) -> Tensor:
@@ -128,7 +139,16 @@ def sinusoids(length: int, dim: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1) * math.sqrt(2 / dim)
 
 
-class _Block(Stage):
+class TransformerBlock(Stage):
+    """Tokens to tokens: self-attention, then a feed-forward part, each added to what it reads normalised.
+
+    Args:
+        dim: Number of features of a token.
+        heads: Number of attention heads; divides `dim`.
+        hidden: Number of units of the feed-forward part.
+        dropout: Probability of dropping an attention weight, a unit, or a value that is added, while training.
+    """
+
     module: SelfAttention
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
@@ -140,7 +160,8 @@ class _Block(Stage):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Features) -> Features:
+        """`[B, T, dim]` to `[B, T, dim]`."""
         values, mask = features.values, features.mask
         values = values + self.dropout(self.module(self.attention_norm(values), mask))
         inner = self.dropout(F.gelu(self.first(self.norm(values))))
-        return Features(values + self.dropout(self.second(inner)), mask)
+        return features._replace(values=values + self.dropout(self.second(inner)))

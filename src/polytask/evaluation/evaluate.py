@@ -10,6 +10,7 @@ import torch
 
 from polytask.errors import UserError, listing
 from polytask.tasks import Task
+from polytask.tasks.task import rows_at_once
 from polytask.training.run_folder import json_number
 from polytask.training.saved_model import TrainedModel
 from polytask.training.scoring import Scorer, baseline_outputs
@@ -63,13 +64,13 @@ class Evaluation:
 def evaluate(
     trained: TrainedModel, part: Part, name: str, *, batch_size: int = 256, workers: int = 0, device: str = "cpu"
 ) -> Evaluation:
-    """Score a model on the tasks whose target columns are there.
+    """Score a model on the tasks whose target columns are there, and on those that need none.
 
     Args:
         trained: The model.
         part: The rows.
         name: What to call them.
-        batch_size: Rows at a time.
+        batch_size: Rows at a time, or fewer where the answers to so many would be too large.
         workers: Processes that prepare batches.
         device: Where to compute.
 
@@ -80,11 +81,11 @@ def evaluate(
     tasks = dict(model.tasks.items())
     scorer, reference = Scorer(list(tasks.values())), Scorer(list(tasks.values()))
     targets = _targets_in(part, trained)
-    loader = trained.preparation.loader(part.table, part.rows, batch_size=batch_size, workers=workers, targets=targets)
+    size = rows_at_once(tasks.values(), batch_size)
+    loader = trained.preparation.loader(part.table, part.rows, batch_size=size, workers=workers, targets=targets)
     for batch in loader:
         moved = batch.to(device)
-        present = [task for task in model.task_names if batch.has(task)]
-        scorer.update(model(moved.inputs, present, moved.labelled), moved)
+        scorer.update(model.answers(moved), moved)
         reference.update(baseline_outputs(list(tasks.values()), moved), moved)
     scores, baseline = scorer.compute(), reference.compute()
     scored: Mapping[str, Task] = {task: module for task, module in tasks.items() if task in scores}
@@ -101,7 +102,8 @@ def evaluate(
 
 def _targets_in(part: Part, trained: TrainedModel) -> list[str]:
     targets = trained.preparation.targets
-    there = [task for task, target in targets.items() if set(target.spec.columns) & set(part.table.columns)]
+    held = set(part.table.columns)
+    there = [task for task, each in targets.items() if not each.spec.columns or set(each.spec.columns) & held]
     if not there:
         columns = (column for target in targets.values() for column in target.spec.columns)
         raise UserError(f"{part.table.source} has no target to score by. The tasks' targets: {listing(columns)}.")

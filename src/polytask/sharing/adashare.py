@@ -115,18 +115,21 @@ def skippable(encoder: Encoder) -> tuple[int, ...]:
     return tuple(
         depth
         for depth, (before, stage) in enumerate(pairwise(stages), start=1)
-        if before.shape == stage.shape and (stage.shape.kind != "map" or _keeps_size(stage))
+        if before.shape == stage.shape and (stage.shape.kind in ("vector", "nodes") or _keeps_size(stage))
     )
 
 
 def _keeps_size(stage: Stage) -> bool:
-    """Whether a stage from maps to maps of the same width leaves their size as it is."""
+    """Whether a stage from maps to maps, or tokens to tokens, of the same width leaves their size as it is."""
     probe = copy.deepcopy(stage).eval()
     like = next(iter(probe.parameters()), torch.zeros(()))
-    given = like.new_zeros(1, stage.shape.width, 16, 16)
+    if stage.shape.kind == "tokens":
+        given, mask = like.new_zeros(1, 20, stage.shape.width), torch.ones(1, 20, dtype=torch.bool, device=like.device)
+    else:
+        given, mask = like.new_zeros(1, stage.shape.width, 16, 16), None
     try:
         with torch.no_grad():
-            return probe(Features(given)).values.shape == given.shape  # type: ignore[no-any-return]
+            return probe(Features(given, mask)).values.shape == given.shape  # type: ignore[no-any-return]
     except Exception:  # Whatever a stage says that is made for maps of one size: it is not skipped.
         return False
 

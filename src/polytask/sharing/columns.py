@@ -38,6 +38,8 @@ class ColumnSharing(Sharing, ABC):
 
     scheme: ClassVar[str]
     """The scheme's name, for messages."""
+    merging: ClassVar[str] = ""
+    """The setting with which nothing is merged at the end, for messages."""
 
     def __init__(
         self,
@@ -78,6 +80,12 @@ class ColumnSharing(Sharing, ABC):
             exchanges = {stages[depth][0]: self.exchange(stages[depth][1].shape, tasks) for depth in depths}
         merged = sorted({*depths, len(stages) - 1})
         ends = self.ends(encoder, merged, tasks)
+        if ends is not None and encoder.shape.kind != "vector":
+            raise UserError(
+                f"'{self.scheme}' over the encoder {type(encoder).__name__} puts what it merges of several stages into "
+                f"one vector a row, but some task reads what lies before the vectors. Set {self.merging}, which leaves "
+                "the stages apart."
+            )
         fresh = self.fresh and not encoder.pretrained
         return ColumnsTrunk(
             name, encoder, tasks, shared=shared, exchanges=exchanges, ends=ends, merged=merged, fresh=fresh

@@ -105,7 +105,10 @@ class StageExperts(Experts):
             for stage in stages.values():  # type: ignore[operator]
                 flowing = stage(flowing)
             found.append(flowing)
-        return found[0]._replace(values=torch.stack([each.values for each in found], dim=1))
+        # The maps from before the experts are the same for all of them; those that they add are their own.
+        own = [torch.stack(levels, dim=1) for levels in zip(*(each.levels for each in found), strict=True)]
+        levels = (*features.levels, *own[len(features.levels) :])
+        return found[0]._replace(values=torch.stack([each.values for each in found], dim=1), levels=levels)
 
     def parts(self, names: Sequence[str], tasks: tuple[str, ...], where: str) -> list[Part]:
         """See `Experts.parts`."""
@@ -215,12 +218,46 @@ def mixture(outputs: Features, weights: Tensor) -> Features:
     """What several experts found, weighted and added up.
 
     Args:
-        outputs: `[B, E, ...]`; of nodes `[N, E, D]`.
+        outputs: `[B, E, ...]`; of nodes `[N, E, D]`. So are levels that are the experts' own; others stay as they are.
         weights: `[B, E]`.
     """
-    values = outputs.values
     weights = at_positions(weights, outputs)
+    levels = tuple(_mixed(level, weights) if level.ndim == _STACKED else level for level in outputs.levels)
+    return outputs._replace(values=_mixed(outputs.values, weights), levels=levels)
+
+
+def some_experts(outputs: Features, start: int, stop: int) -> Features:
+    """Of what several experts found, that of some of them."""
+    levels = tuple(level[:, start:stop] if level.ndim == _STACKED else level for level in outputs.levels)
+    return outputs._replace(values=outputs.values[:, start:stop], levels=levels)
+
+
+def mixture_of_all(outputs: Sequence[Features], weights: Tensor) -> Features:
+    """One mixture of several groups of experts.
+
+    Args:
+        outputs: What each group found, as in `mixture`, for the same rows.
+        weights: `[B, E]`, E being the number of all experts together.
+    """
+    counts = [each.values.shape[1] for each in outputs]
+    parts = torch.split(weights, counts, dim=1) if len(outputs) > 1 else (weights,)
+    total = mixture(outputs[0], parts[0])
+    for output, part in zip(outputs[1:], parts[1:], strict=True):
+        more = mixture(output, part)
+        levels = tuple(
+            level + own if found.ndim == _STACKED else level
+            for level, own, found in zip(total.levels, more.levels, output.levels, strict=True)
+        )
+        total = total._replace(values=total.values + more.values, levels=levels)
+    return total
+
+
+def _mixed(values: Tensor, weights: Tensor) -> Tensor:
     rows, experts = weights.shape
     # For each row a product of a 1 x E matrix and an E x n one: nothing of the size of all outputs is made on the way.
     mixed = torch.bmm(weights.to(values.dtype).view(rows, 1, experts), values.flatten(2))
-    return outputs._replace(values=mixed.view(rows, *values.shape[2:]))
+    return mixed.view(rows, *values.shape[2:])
+
+
+_STACKED = 5
+"""Dimensions of maps of several experts, `[B, E, C, H, W]`."""

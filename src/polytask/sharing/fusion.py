@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.encoders import Features
-from polytask.sharing.experts import mixture
+from polytask.sharing.experts import mixture_of_all
 from polytask.sharing.gates import Gate, Gating, drop_experts
 
 
@@ -64,9 +64,4 @@ class Fusion(nn.Module):
             start, stop = self._place
             own = weights[:, start:stop] + (1.0 if self.own is None else self.own)
             weights = torch.cat([weights[:, :start], own, weights[:, stop:]], dim=1)
-        parts = weights.split([each.values.shape[1] for each in outputs], dim=1) if len(outputs) > 1 else [weights]
-        mixed = [mixture(each, part) for each, part in zip(outputs, parts, strict=True)]
-        values = mixed[0].values
-        for other in mixed[1:]:
-            values = values + other.values
-        return mixed[0]._replace(values=values), gating
+        return mixture_of_all(outputs, weights), gating

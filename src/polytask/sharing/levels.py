@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, Features, Stage
 from polytask.modules import NamedModules
-from polytask.sharing.experts import ExpertKind, Experts
+from polytask.sharing.experts import ExpertKind, Experts, some_experts
 from polytask.sharing.fusion import Fusion
 from polytask.sharing.gates import imbalance
 from polytask.sharing.mixing import pooled
@@ -101,7 +101,7 @@ class Level(nn.Module):
             for number, start, stop in mix.segments:
                 group, output = self.plan.groups[number], outputs[number]
                 if stop - start < group.stop - group.start:
-                    output = output._replace(values=output.values[:, start:stop])
+                    output = some_experts(output, start, stop)
                 seen.append(wanted.select(output, group.reach, mix.reach))
             flow = flows[unit]
             features, gating = fusion(wanted.select(flow.pooled, flow.reach, mix.reach), seen)

@@ -211,17 +211,25 @@ def mixtures(values: Sequence[Features], weights: Tensor) -> list[Features]:
     """Several weighted sums of some modules' features.
 
     Args:
-        values: O of one shape; the first lends its other fields.
+        values: O of one shape, whose levels are added up as their values are; the first lends its other fields.
         weights: `[C, O]`.
 
     Returns:
         C features.
     """
-    given = [features.values for features in values]
+    mixed = _sums([features.values for features in values], weights)
+    levels = [_sums(each, weights) for each in zip(*(features.levels for features in values), strict=True)]
+    each_levels = zip(*levels, strict=True) if levels else [()] * len(mixed)
+    pairs = zip(mixed, each_levels, strict=True)
+    return [values[0]._replace(values=each, levels=tuple(own)) for each, own in pairs]
+
+
+def _sums(given: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
+    """C weighted sums of O tensors; `weights` is `[C, O]`."""
     maps = given[0].ndim == 4
     # A map's channels go last, as convolutions lay them out, so that nothing has to be moved in memory.
     stacked = torch.stack([each.movedim(1, -1) if maps else each for each in given])
     # A sum is no place to round in, as a matrix product in low precision would.
     with torch.autocast(stacked.device.type, enabled=False):
         summed = (weights.to(stacked.dtype) @ stacked.flatten(1)).view(-1, *stacked.shape[1:])
-    return [values[0]._replace(values=each.movedim(-1, 1) if maps else each) for each in summed]
+    return [each.movedim(-1, 1) if maps else each for each in summed]

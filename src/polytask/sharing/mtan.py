@@ -182,13 +182,17 @@ class MTANTrunk(EncoderTrunk):
             return TrunkOutput({})
         values, rows = self.rows_of_only_task(inputs[self.input], rows)
         attended: dict[str, Features] = {}
+        levels: dict[str, tuple[Tensor, ...]] = dict.fromkeys(tasks, ())
         for depth, (stage, module) in enumerate(self.shared.items()):
             values = module(values)
             for task in tasks:
                 own = select_rows(values, rows.get(task))
                 before = self.extractors[stage](attended[task], own.values) if depth else None
                 mask = self.attention[stage][task](own.values, before)
-                attended[task] = own._replace(values=mask * own.values)
+                if module.keeps_input:
+                    # What a task reads of the finer maps is what it attends to in them.
+                    levels[task] = (*levels[task], attended[task].values)
+                attended[task] = own._replace(values=mask * own.values, levels=levels[task])
                 if self.training:
                     self._note(task, depth, own._replace(values=mask.detach()))
         return TrunkOutput({task: attended[task] for task in tasks})

@@ -51,6 +51,7 @@ class NDDR(ColumnSharing):
     """
 
     scheme = "nddr"
+    merging = "shortcut: false"
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from polytask.encoders import Encoder, Features, FeatureShape
 from polytask.encoders.encoder import depth_of
 from polytask.errors import UserError, listing
-from polytask.graphs import Graphs
+from polytask.row_values import RowValues
 
 
 @dataclass(frozen=True)
@@ -213,18 +213,18 @@ def only_encoder(encoders: Mapping[str, Encoder]) -> tuple[str, Encoder]:
     """
     if len(encoders) != 1:
         raise UserError(
-            f"A model has one input so far, but {len(encoders)} were given: {listing(encoders)}. "
-            "Put a table's columns together in one tabular input."
+            f"A sharing scheme is over one encoder, but {len(encoders)} were given: {listing(encoders)}. "
+            "Make one of them with polytask.fusion, as MultiTaskModel does."
         )
     ((name, encoder),) = encoders.items()
     return name, encoder
 
 
 def select_rows(value: Any, rows: Tensor | None) -> Any:
-    """Some rows of features or of a raw input (a tensor, graphs, or such by name)."""
+    """Some rows of features, of a raw input or of targets (a tensor, row values, or such by name)."""
     if rows is None:
         return value
-    if isinstance(value, Features | Graphs):
+    if isinstance(value, Features | RowValues):
         return value.select(rows)
     if isinstance(value, Mapping):
         return {name: select_rows(part, rows) for name, part in value.items()}

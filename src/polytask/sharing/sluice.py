@@ -51,6 +51,7 @@ class Sluice(ColumnSharing):
     """
 
     scheme = "sluice"
+    merging = "mix_layers: false"
 
     def __init__(
         self,

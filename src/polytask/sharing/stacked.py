@@ -15,6 +15,7 @@ from polytask.errors import UserError, closest, listing
 from polytask.modules import NamedModules
 from polytask.sharing.copies import copies
 from polytask.sharing.gates import RECENT
+from polytask.sharing.mixing import pooled, weighted_sum
 from polytask.sharing.sharing import EncoderTrunk, LearnedTable, Part, Sharing, TrunkOutput, only_encoder, select_rows
 
 Gate = Literal["task", "input"]
@@ -116,12 +117,12 @@ class StackedTrunk(EncoderTrunk):
         outputs = [self._expert(stages, given) for stages in self.experts.values()]
         if len(outputs) == 1:
             return TrunkOutput({task: select_rows(outputs[0], rows.get(task)) for task in tasks})
-        stacked = torch.stack([output.values for output in outputs], dim=1)
+        # What the gates read: a vector a row, of each expert.
+        seen = torch.stack([pooled(output) for output in outputs], dim=1)
         found = {}
         for task in tasks:
-            values = select_rows(stacked, rows.get(task))
-            mixed = (self.gates[task](values).unsqueeze(-1) * values).sum(1)
-            found[task] = select_rows(outputs[0], rows.get(task))._replace(values=mixed)
+            weights = self.gates[task](select_rows(seen, rows.get(task)))
+            found[task] = weighted_sum([select_rows(output, rows.get(task)) for output in outputs], weights)
         return TrunkOutput(found)
 
     def parts(self) -> list[Part]:

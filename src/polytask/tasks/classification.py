@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from polytask.components import FromData
 from polytask.errors import UserError, listing
+from polytask.features import FeatureShape
 from polytask.labels import TargetSpec, TargetSummary
+from polytask.tasks.class_weights import class_weight_tensor
 from polytask.tasks.head import mlp_head
 from polytask.tasks.metrics import ClassMetric
 from polytask.tasks.target import (
     class_names,
     completed,
-    named_weights,
     one_column,
     source_names,
     task_name,
@@ -111,25 +112,7 @@ class Classification(Task):
         self.label_smoothing = label_smoothing
         self.unseen = unseen
         self.hidden, self.dropout = tuple(hidden), dropout
-        self.register_buffer("class_weights", self._weights(class_weights))
-
-    def _weights(self, given: Literal["balanced"] | Mapping[str, float] | None) -> Tensor | None:
-        if given is None:
-            return None
-        if given != "balanced":
-            if isinstance(given, str):
-                raise UserError(
-                    f"Task '{self.name}': class_weights is '{given}'. Allowed: 'balanced', or weights by class."
-                )
-            weights = torch.tensor(named_weights(given, self.classes, task=self.name, parameter="class_weights"))
-            if not weights.any():
-                raise UserError(f"Task '{self.name}': class_weights are all 0, so there is nothing to learn.")
-            return weights
-        if self.counts is None:
-            raise UserError(f"Task '{self.name}': balanced class_weights need counts, the training rows of each class.")
-        rows = torch.tensor(self.counts, dtype=torch.float64)
-        balanced = rows.sum() / ((rows > 0).sum() * rows)
-        return balanced.where(rows > 0, 1.0).float()
+        self.register_buffer("class_weights", class_weight_tensor(class_weights, names, self.counts, self.name))
 
     @classmethod
     def target_spec(cls, parameters: Mapping[str, Any]) -> TargetSpec:
@@ -154,9 +137,9 @@ class Classification(Task):
         """The number of classes."""
         return len(self.classes)
 
-    def make_head(self, width: int) -> nn.Module:
+    def make_head(self, shape: FeatureShape) -> nn.Module:
         """See `Task.make_head`."""
-        return mlp_head(width, self.hidden, self.outputs, self.dropout, task=self.name)
+        return mlp_head(shape.width, self.hidden, self.outputs, self.dropout, task=self.name)
 
     def entries(self, output: Tensor, target: Tensor) -> Tensor:
         """See `Task.entries`."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polytask.components import FromData
 from polytask.errors import UserError, listing
+from polytask.features import FeatureShape
 from polytask.labels import TargetSpec, TargetSummary
 from polytask.tasks.head import mlp_head
 from polytask.tasks.metrics import ClassMetric
@@ -147,9 +148,9 @@ class MultiLabel(Task):
         """The number of labels."""
         return len(self.classes)
 
-    def make_head(self, width: int) -> nn.Module:
+    def make_head(self, shape: FeatureShape) -> nn.Module:
         """See `Task.make_head`."""
-        return mlp_head(width, self.hidden, self.outputs, self.dropout, task=self.name)
+        return mlp_head(shape.width, self.hidden, self.outputs, self.dropout, task=self.name)
 
     def entries(self, output: Tensor, target: Tensor) -> Tensor:
         """See `Task.entries`."""

@@ -144,7 +144,7 @@ class ErrorMetric(Metric):
     All sums are over standardised values, so that none loses its digits whatever the user's units are.
 
     Args:
-        kind: `mae`, `rmse` or `r2`.
+        kind: `mae`, `rmse`, `r2` or `pearson`.
         std: `[M]`, the user's units of one standardised unit of each output.
     """
 
@@ -155,13 +155,16 @@ class ErrorMetric(Metric):
     squared: Tensor
     total: Tensor
     total_squared: Tensor
+    predicted: Tensor
+    predicted_squared: Tensor
+    product: Tensor
 
     def __init__(self, kind: str, std: Tensor) -> None:
         super().__init__()
         self._kind = kind
         self._std = std.detach().cpu().double()
         self.add_state("count", torch.zeros(len(std), dtype=torch.long), dist_reduce_fx="sum")
-        for name in ("absolute", "squared", "total", "total_squared"):
+        for name in (*_ERROR_SUMS, *_PREDICTION_SUMS):
             self.add_state(name, torch.zeros(len(std)), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
@@ -169,18 +172,20 @@ class ErrorMetric(Metric):
         # Apple's GPUs have no float64; their sums stay in float32.
         wide = target.dtype if target.device.type == "mps" else torch.float64
         target = target.masked_fill(~mask, 0.0).to(wide)
-        error = (prediction - target).masked_fill(~mask, 0.0)
+        prediction = prediction.masked_fill(~mask, 0.0).to(wide)
+        error = prediction - target
         self.count = self.count + mask.sum(dim=0)
         self.absolute = self.absolute + error.abs().sum(dim=0)
         self.squared = self.squared + error.square().sum(dim=0)
         self.total = self.total + target.sum(dim=0)
         self.total_squared = self.total_squared + target.square().sum(dim=0)
+        self.predicted = self.predicted + prediction.sum(dim=0)
+        self.predicted_squared = self.predicted_squared + prediction.square().sum(dim=0)
+        self.product = self.product + (prediction * target).sum(dim=0)
 
     def compute(self) -> Tensor:
         """The value in the user's units, NaN where it is not defined."""
-        count, absolute, squared, total, total_squared = (
-            value.cpu().double() for value in (self.count, self.absolute, self.squared, self.total, self.total_squared)
-        )
+        count, absolute, squared, total, total_squared = map(self._sum, ("count", *_ERROR_SUMS))
         known = count > 0
         if self._kind == "mae":
             return (self._std * absolute / count)[known].mean()
@@ -189,7 +194,67 @@ class ErrorMetric(Metric):
         spread = total_squared - total.square() / count
         # A spread within the rounding of the sums is that of a constant, whose R² is not defined.
         rounding = 1e-6 if self.total.dtype == torch.float32 else 1e-12
+        if self._kind == "pearson":
+            predicted, predicted_squared, product = map(self._sum, _PREDICTION_SUMS)
+            spread_predicted = predicted_squared - predicted.square() / count
+            defined = (spread > rounding * total_squared) & (spread_predicted > rounding * predicted_squared)
+            together = product - predicted * total / count
+            return (together / (spread * spread_predicted).sqrt())[(count >= 2) & defined].mean()
         return (1 - squared / spread)[(count >= 2) & (spread > rounding * total_squared)].mean()
+
+    def _sum(self, name: str) -> Tensor:
+        found: Tensor = getattr(self, name)
+        return found.cpu().double()
+
+
+_ERROR_SUMS = ("absolute", "squared", "total", "total_squared")
+_PREDICTION_SUMS = ("predicted", "predicted_squared", "product")
+
+
+class SpearmanMetric(Metric):
+    """Correlation of the ranks of predictions and targets, mean over the outputs where it is defined."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    predictions: list[Tensor]
+    targets: list[Tensor]
+    masks: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("predictions", "targets", "masks"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Keep `[N, M]` predictions, targets and the mask of what is labelled."""
+        self.predictions.append(prediction)
+        self.targets.append(target)
+        self.masks.append(mask)
+
+    def compute(self) -> Tensor:
+        """The value, NaN where it is not defined."""
+        if not self.predictions:
+            return torch.tensor(torch.nan)
+        kept = (dim_zero_cat(each) for each in (self.predictions, self.targets, self.masks))
+        predictions, targets, masks = (each.cpu() for each in kept)
+        values = []
+        for output in range(predictions.shape[1]):
+            known = masks[:, output]
+            first, second = (_ranks(each[known, output]) for each in (predictions, targets))
+            first, second = first - first.mean(), second - second.mean()
+            size = (first.square().sum() * second.square().sum()).sqrt()
+            if size > 0:
+                values.append((first * second).sum() / size)
+        return torch.stack(values).mean() if values else torch.tensor(torch.nan)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """The ranks of some values, float64: equal ones have the mean of theirs."""
+    _, place, times = torch.unique(values, return_inverse=True, return_counts=True)
+    last: Tensor = times.cumsum(0).double()
+    ranks: Tensor = (last - (times - 1) / 2)[place]
+    return ranks
 
 
 def class_metrics(classes: int, labels: bool) -> MetricCollection:
@@ -205,8 +270,8 @@ def class_metrics(classes: int, labels: bool) -> MetricCollection:
 
 def number_metrics(std: Tensor) -> MetricCollection:
     """Metrics of M numbers; fed with standardised predictions, standardised targets and a mask."""
-    metrics = {kind: ErrorMetric(kind, std) for kind in ("mae", "rmse", "r2")}
-    return _collection(metrics, [list(metrics)])
+    metrics = {kind: ErrorMetric(kind, std) for kind in ("mae", "rmse", "r2", "pearson")}
+    return _collection({**metrics, "spearman": SpearmanMetric()}, [list(metrics), ["spearman"]])
 
 
 def _collection(metrics: Mapping[str, Metric], groups: Sequence[Sequence[str]]) -> MetricCollection:
@@ -263,11 +328,34 @@ def _f1_micro(counts: Counts) -> Tensor:
     return 2 * counts.tp.sum() / (2 * counts.tp + counts.fp + counts.fn).sum()
 
 
+def _mcc(counts: Counts) -> Tensor:
+    rows, right = (counts.tp + counts.fn).sum(), counts.tp.sum()
+    wanted, given = counts.tp + counts.fn, counts.tp + counts.fp
+    spreads = (rows.square() - given.square().sum()) * (rows.square() - wanted.square().sum())
+    return torch.where(rows > 0, _ratio(right * rows - (wanted * given).sum(), spreads.sqrt()), torch.nan)
+
+
+def _entry_mcc(counts: Counts) -> Tensor:
+    tp, fp, tn, fn = counts
+    spreads = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return counts.mean(_ratio(tp * tn - fp * fn, spreads.sqrt()), counts.wanted & (tn + fp > 0))
+
+
 _SHARED_FORMULAS: dict[str, Formula] = {
     "precision": _precision,
     "recall": _recall,
     "f1_macro": _f1_macro,
     "f1_micro": _f1_micro,
 }
-_CLASS_FORMULAS = {"accuracy": _accuracy, "balanced_accuracy": _balanced_accuracy, **_SHARED_FORMULAS}
-_LABEL_FORMULAS = {"accuracy": _entry_accuracy, "balanced_accuracy": _balanced_entry_accuracy, **_SHARED_FORMULAS}
+_CLASS_FORMULAS = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    **_SHARED_FORMULAS,
+    "mcc": _mcc,
+}
+_LABEL_FORMULAS = {
+    "accuracy": _entry_accuracy,
+    "balanced_accuracy": _balanced_entry_accuracy,
+    **_SHARED_FORMULAS,
+    "mcc": _entry_mcc,
+}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from polytask.errors import UserError, closest, listing
+from polytask.features import FeatureKind, Features, FeatureShape
 from polytask.labels import TargetSpec, TargetSummary
 from polytask.tasks.target import source_names, weight_column
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
+
+_ANSWERS = 2**25
+"""How many numbers answers may have together: 128 MiB of them."""
 
 
 class Task(nn.Module, ABC):
@@ -36,6 +40,10 @@ class Task(nn.Module, ABC):
     Attributes:
         metric_names: The keys of `metrics()`.
         probabilistic: Whether its outputs say how sure it is: whether `confident` and `divergence` are there.
+        condenses: Whether an output is too large to be gathered, so that `condensed` makes less of it for the metrics.
+        reads: What its head reads: a vector for each row, or features at positions of it.
+        needs_labels: Whether it learns from labels; else it reads versions of its own of an input that the data are
+            asked for (`target_spec`), and no predictions are made for it. See `polytask.tasks.label_free`.
 
     Raises:
         UserError: The name has a dot or is empty, the weight is negative, or there is no such metric.
@@ -43,6 +51,9 @@ class Task(nn.Module, ABC):
 
     metric_names: ClassVar[tuple[str, ...]]
     probabilistic: ClassVar[bool] = False
+    condenses: ClassVar[bool] = False
+    reads: ClassVar[FeatureKind] = "vector"
+    needs_labels: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -99,9 +110,33 @@ class Task(nn.Module, ABC):
     def outputs(self) -> int:
         """The number of outputs of the head for one row."""
 
+    @property
+    def answer_size(self) -> int:
+        """About how many numbers the head gives for one row."""
+        return self.outputs
+
     @abstractmethod
-    def make_head(self, width: int) -> nn.Module:
-        """A new head: `[B, width]` features to `[B, outputs]`."""
+    def make_head(self, shape: FeatureShape) -> nn.Module:
+        """A new head.
+
+        It reads `[B, D]` where the task reads vectors, and else `Features`; its output is `[B, outputs]`, or what the
+        kind of task calls so: a tensor or row values, with B rows.
+
+        Args:
+            shape: The shape of the features.
+        """
+
+    def at_labels(self, features: Features, target: Any, mask: Tensor | None) -> Any:
+        """What the head reads of rows of which it is known where the labels are, for tasks that need none.
+
+        The features themselves, unless a kind of task overrides it, as it would be costly to answer everywhere.
+
+        Args:
+            features: Those of the task's only version of the rows.
+            target: As in `Batch.targets`.
+            mask: Where it has a label; None: everywhere.
+        """
+        return features
 
     @abstractmethod
     def entries(self, output: Tensor, target: Tensor) -> Tensor:
@@ -135,8 +170,8 @@ class Task(nn.Module, ABC):
 
     def loss(
         self,
-        output: Tensor,
-        target: Tensor,
+        output: Any,
+        target: Any,
         mask: Tensor | None,
         weights: Tensor | None = None,
         total: Tensor | None = None,
@@ -162,11 +197,12 @@ class Task(nn.Module, ABC):
         # Entries may count nothing, such as those of classes of weight 0: their mean is 0, not 0/0.
         return entries.sum() / total.where(total > 0, 1)
 
-    def total(self, target: Tensor, mask: Tensor | None, weights: Tensor | None = None) -> Tensor:
+    def total(self, target: Any, mask: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """What the labelled entries count together in the mean, a scalar; see `loss`."""
         counts = self.importance(target)
         if weights is not None:
-            per_entry = _per_entry(weights, target).expand(target.shape)
+            entries = target if mask is None else mask
+            per_entry = _per_entry(weights, entries).expand(entries.shape)
             counts = per_entry if counts is None else counts * per_entry
         if counts is None:
             return torch.tensor(target.numel(), device=target.device) if mask is None else mask.sum()
@@ -218,9 +254,13 @@ class Task(nn.Module, ABC):
     def metrics(self) -> MetricCollection:
         """New metrics, to be fed by `update_metrics`, in the user's units."""
 
+    def condensed(self, output: Any) -> Any:
+        """What `update_metrics` reads of an output: a tensor, row values, or a list of tensors by name for each row."""
+        return output
+
     @abstractmethod
-    def update_metrics(self, metrics: MetricCollection, output: Tensor, target: Tensor, mask: Tensor) -> None:
-        """Give the labelled rows to `metrics`."""
+    def update_metrics(self, metrics: MetricCollection, output: Any, target: Any, mask: Tensor) -> None:
+        """Give the labelled rows to `metrics`; `output` is what `condensed` gave."""
 
     @abstractmethod
     def baseline(self, rows: int) -> Tensor:
@@ -234,6 +274,16 @@ class Task(nn.Module, ABC):
             `""`: the prediction itself, a class name or a value in the user's units; `"p_<class>"`: probabilities.
             Several numbers have their columns' names instead. Each is a list or numpy array of B values.
         """
+
+
+def rows_at_once(tasks: Iterable[Task], wanted: int) -> int:
+    """How many rows are answered to together at most, such that the answers take little memory.
+
+    Args:
+        tasks: The tasks.
+        wanted: How many it would be.
+    """
+    return max(1, min(wanted, _ANSWERS // max(task.answer_size for task in tasks)))
 
 
 def in_full_precision(output: Tensor) -> Tensor:

@@ -70,6 +70,9 @@ def adapted(config: Config, root: Path, task: str | None = None) -> Config:
     alone["name"] = f"{root.resolve().name}_{task}"
     alone["model"] |= {
         "encoders": {name: {"type": e["type"], **e["parameters"]} for name, e in description.encoders.items()},
+        "fusion": None
+        if description.fusion is None
+        else {"type": description.fusion["type"], **description.fusion["parameters"]},
         "init_from": {"runs": {task: str(root)}, "how": "trunk"},
     }
     return Config.from_mapping(alone)
@@ -137,7 +140,9 @@ class TrunkStart:
                     f"the input '{name}' of the run '{self.root}' reads {listing(sorted(read))}, which is the target "
                     "of the new task, so that the network would read the answer."
                 )
-        return Preparation(inputs, fitted.targets)
+        for target in fitted.targets.values():
+            target.follow(inputs)
+        return Preparation(inputs, fitted.targets, self.preparation.optional)
 
     def apply(self, model: MultiTaskModel, description: ModelDescription) -> None:
         """Put the weights into a new model: every copy of a stage starts alike, heads start anew.

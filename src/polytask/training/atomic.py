@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,33 @@ def replacing(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which becomes `path` when the block ends well and is removed when it does not.
+
+    A folder in which nothing was put is not made.
+
+    Raises:
+        UserError: There is something at `path`, the disk is full, or the folder cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"'{path}' exists already and is never overwritten. Move it, or choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield temporary
+        if any(temporary.iterdir()):
+            temporary.chmod(0o777 & ~_umask())
+            temporary.rename(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

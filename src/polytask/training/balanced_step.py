@@ -146,8 +146,13 @@ class BalancedStep:
 
 
 def _samples(balancer: Balancer, batch: Batch, losses: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Which rows each loss depends on, where that can spare passes: where some task lacks labels."""
-    if balancer.level != "gramian" or all(batch.labelled[task] is None for task in losses):
+    """Which rows each loss depends on, where that can spare passes: where some task lacks labels.
+
+    Not where a task reads its own versions of the rows: they are no samples of the batch, and a contrastive loss
+    couples them.
+    """
+    apart = any(task in batch.views for task in losses)
+    if apart or balancer.level != "gramian" or all(batch.labelled[task] is None for task in losses):
         return None
     everything = torch.arange(len(batch))
     return {task: everything if (rows := batch.labelled[task]) is None else rows for task in losses}

@@ -56,9 +56,9 @@ def combine_sources(config: Config, sources: Sequence[Source]) -> CombinedTable:
     check_class_names(sources, targets)
     table = combine(sources, targets)
     answers = {column for spec in targets.values() for column in spec.columns}
+    inputs = {name: spec.create().named for name, spec in config.inputs.items()}
     for group in groups_of(list(sources)):
-        for name, spec in config.inputs.items():
-            _check_input(name, spec.create().named, group)
+        _check_inputs(inputs, group)
         _warn_of_absent(group, answers)
     return table
 
@@ -158,6 +158,26 @@ def _given(config: Config, block: Block) -> set[str]:
     """The parts that a source has tables for, or one of those that are joined."""
     sources = [config.sources[name] for name in block.sources]
     return {part for part in ("valid", "test") if any(getattr(source, part) is not None for source in sources)}
+
+
+def _check_inputs(inputs: Mapping[str, Sequence[str]], group: Sequence[Source]) -> None:
+    """Make sure that rows of a source, or of several that are joined, have something to read.
+
+    Args:
+        inputs: The columns that each input names.
+        group: The source, or those that are joined.
+
+    Raises:
+        UserError: They have none of the columns of any input.
+    """
+    held = {column for source in group for column in source.tables["train"].columns}
+    lacking = [name for name, columns in inputs.items() if columns and held.isdisjoint(columns)]
+    for name, columns in inputs.items():
+        if name not in lacking or len(lacking) == len(inputs):
+            _check_input(name, columns, group)
+    if lacking:
+        named = listing(source.name for source in group)
+        logger.info("Rows of %s have no %s: they are read without.", named, listing(lacking))
 
 
 def _check_input(name: str, columns: Sequence[str], group: Sequence[Source]) -> None:

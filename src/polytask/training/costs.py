@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from polytask.model import MultiTaskModel
+from polytask.partial import row_count
+from polytask.training.transfer import inputs_served
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Costs:
 
     Attributes:
         tasks: Each task by itself.
-        together: All tasks in one pass.
-        separate: A network for each task: the same encoder and head.
+        together: All tasks that are predicted, in one pass.
+        separate: A network for each of these: the same encoder and head.
+        predicted: These tasks: see `MultiTaskModel.predicted`.
     """
 
     tasks: Mapping[str, Cost]
     together: Cost
     separate: Cost
+    predicted: Sequence[str] = ()
 
     @property
     def saving(self) -> str:
@@ -56,35 +60,57 @@ class Costs:
         return ", ".join(f"{one / other:.2f} of the {name}" for name, one, other in pairs if other)
 
 
-def count_costs(model: MultiTaskModel, single: MultiTaskModel, inputs: Mapping[str, Any]) -> Costs:
+def count_costs(
+    model: MultiTaskModel,
+    single: MultiTaskModel,
+    inputs: Mapping[str, Any],
+    reads: Mapping[str, Collection[str]] | None = None,
+) -> Costs:
     """Count what a model needs for one row.
 
     Args:
         model: The model.
         single: The same encoder and heads under hard sharing, which is what each task would have by itself.
         inputs: The inputs of one row (or of several, which count as one each).
+        reads: For a task, those of the inputs that its rows have, where it is not all: it costs what these cost.
     """
-    rows = _rows(inputs)
+    rows = row_count(inputs)
     shared = set(model.shared_parameters())
+    given = {task: _those(inputs, (reads or {}).get(task)) for task in model.task_names}
+    serves = inputs_served(model)
     tasks = {}
     for task in model.task_names:
-        parameters = set(_computing(model, task))
+        parameters = {p for p in _computing(model, task) if p not in serves or serves[p] in given[task]}
         common = sum(p.numel() for p in parameters & shared)
         own = sum(p.numel() for p in parameters - shared)
-        tasks[task] = Cost(common, own, _counted(model, inputs, [task]) // rows)
-    everything = sum(p.numel() for p in model.parameters())
-    common = sum(p.numel() for p in shared)
-    together = Cost(common, everything - common, _counted(model, inputs, model.task_names) // rows)
-    trunk = sum(p.numel() for p in single.trunk.parameters())
-    heads = sum(p.numel() for p in single.heads.parameters())
-    apart = sum(_counted(single, inputs, [task]) for task in single.task_names) // rows
-    return Costs(tasks, together, Cost(0, len(single.task_names) * trunk + heads, apart))
+        tasks[task] = Cost(common, own, _counted(model, given[task], [task]) // rows)
+    predicted = model.predicted
+    # What only tasks that need no labels have is left out where predictions are made.
+    left_out = [part.module for part in model.parts() if part.tasks and not set(part.tasks) & set(predicted)]
+    needed = set(model.parameters()).difference(*(module.parameters() for module in left_out))
+    everything = sum(p.numel() for p in needed)
+    common = sum(p.numel() for p in shared & needed)
+    together = Cost(common, everything - common, _counted(model, inputs, predicted) // rows)
+    serves = inputs_served(single)
+    trunks = 0
+    for part in single.trunk_parts():
+        for p in part.module.parameters():
+            tasks_of = [task for task in part.tasks if task in predicted]
+            trunks += p.numel() * sum(p not in serves or serves[p] in given[task] for task in tasks_of)
+    heads = sum(p.numel() for task in predicted for p in single.heads[task].parameters())
+    apart = sum(_counted(single, given[task], [task]) for task in predicted) // rows
+    return Costs(tasks, together, Cost(0, trunks + heads, apart), predicted)
+
+
+def _those(inputs: Mapping[str, Any], names: Collection[str] | None) -> Mapping[str, Any]:
+    """Some of the inputs; all where it is not known which, or there is none."""
+    return {name: value for name, value in inputs.items() if not names or name in names}
 
 
 def _computing(model: MultiTaskModel, task: str) -> Iterator[nn.Parameter]:
     """The parameters that a task's prediction is computed with: also those of tasks that it reads."""
     needed = model.relations.needed([task], {})
-    for part in (*model.trunk.parts(), *model.relations.parts()):
+    for part in (*model.trunk_parts(), *model.relations.parts()):
         if set(part.tasks) & set(needed):
             yield from part.module.parameters()
     for head in {task, *model.relations.predictions_read_by(needed)}:
@@ -95,6 +121,9 @@ def _counted(model: MultiTaskModel, inputs: Mapping[str, Any], tasks: Sequence[s
     """The multiply-adds of a forward pass for some tasks; a fused step counts as what it stands for."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    if model.reader is not None:
+        # A row has one of the inputs that one encoder reads.
+        inputs = dict([next(iter(inputs.items()))])
     training = model.training
     model.eval()
     try:
@@ -103,8 +132,3 @@ def _counted(model: MultiTaskModel, inputs: Mapping[str, Any], tasks: Sequence[s
     finally:
         model.train(training)
     return int(counter.get_total_flops()) // 2
-
-
-def _rows(inputs: Mapping[str, Any]) -> int:
-    value = next(iter(inputs.values()))
-    return len(next(iter(value.values())) if isinstance(value, Mapping) else value)

@@ -19,6 +19,7 @@ from polytask.config.training_schema import MEAN_GAIN
 from polytask.data.combined import CombinedTable
 from polytask.data.summary import TargetRecord
 from polytask.data.table import Table
+from polytask.errors import listing
 from polytask.tasks import Task
 from polytask.training.costs import Cost, Costs
 from polytask.training.job import Job
@@ -144,8 +145,10 @@ def cost_table(costs: Costs) -> RichTable:
     for task, cost in costs.tasks.items():
         row(task, cost)
     shown.add_section()
-    row("all tasks in one pass", costs.together)
-    row(f"{len(costs.tasks)} separate networks", costs.separate)
+    count = len(costs.predicted) or len(costs.tasks)
+    every = count == len(costs.tasks)
+    row("all tasks in one pass" if every else f"{listing(costs.predicted)} in one pass", costs.together)
+    row(f"{count} separate network{'s' * (count > 1)}", costs.separate)
     shown.caption = f"Beside separate networks: {costs.saving}."
     shown.caption_justify = "left"
     return shown

@@ -9,7 +9,6 @@ from polytask.data.encoded_rows import EncodedRows
 from polytask.errors import at_key
 from polytask.model import MultiTaskModel
 from polytask.schedules import Freeze, Schedule, Turn
-from polytask.sharing.sharing import EncoderTrunk
 from polytask.tasks.unlabelled import Unlabelled
 from polytask.training.auxiliary import make_balancer, warn_of_auxiliary_criteria
 from polytask.training.held_out import held_out_rows
@@ -101,7 +100,6 @@ def make_transfer(config: Config, model: MultiTaskModel, freezes: Sequence[Freez
             frozen = model.trunk.depth_of(None if wanted.freeze is True else wanted.freeze)
     with at_key("schedule.freeze"):
         spans = [(model.trunk.depth_of(None if stage is True else stage), start, end) for stage, start, end in freezes]
-    encoder = config.training.encoders.get(model.trunk.input) if isinstance(model.trunk, EncoderTrunk) else None
     return Transfer(
         frozen,
         wanted.unfreeze_every,
@@ -112,7 +110,7 @@ def make_transfer(config: Config, model: MultiTaskModel, freezes: Sequence[Freez
             for name, own in config.training.tasks.items()
             if own.lr_scale != 1 or own.weight_decay is not None or own.lr_on_plateau is not None
         },
-        encoder=None if encoder is None else Rates(encoder.lr_scale, encoder.weight_decay),
+        encoders={name: Rates(own.lr_scale, own.weight_decay) for name, own in config.training.encoders.items()},
     )
 
 

@@ -19,6 +19,7 @@ from polytask.data.splits import Split
 from polytask.data.summary import TargetRecord, describe
 from polytask.errors import at_key
 from polytask.model import MultiTaskModel
+from polytask.partial import PartialInput, chosen_rows
 from polytask.schedules import Schedule
 from polytask.training.adapt import TrunkStart
 from polytask.training.costs import Costs, count_costs
@@ -77,10 +78,20 @@ class Job:
         return describe(parts, self.preparation)
 
     def count_costs(self) -> Costs:
-        """What a prediction for one row costs, beside a network for each task with the same encoder."""
+        """What a prediction for one row costs, beside a network for each task with the same encoder.
+
+        The row has all inputs, but a task by itself is asked of one with the inputs that its labelled rows have.
+        """
         alone = replace(self.description, sharing={"type": "hard", "parameters": {}}, relations=[])
         single, _ = alone.build(self.preparation.shapes)
-        return count_costs(self.model, single, _inputs_of_one_row(self.train.loader))
+        encoded, part = self.train.loader.encoded, self.sources.parts["train"]
+        there = self.preparation.rows_with_inputs(part.table, encoded.rows)
+        reads = {}
+        for task in self.model.task_names:
+            labelled = encoded.labelled(task)
+            own = self.preparation.targets[task].views_of
+            reads[task] = [own] if own else [name for name, has in there.items() if (has & labelled).any()]
+        return count_costs(self.model, single, _inputs_of_one_row(self.train.loader), reads)
 
     def count_parameters(self) -> dict[str, int]:
         """How many parameters there are, and how many of them more than one task's loss reaches."""
@@ -92,7 +103,19 @@ class Job:
 
 
 def _inputs_of_one_row(loader: Loader) -> Mapping[str, Any]:
-    return next(iter(loader)).part(torch.tensor([0])).inputs
+    """What the encoders read of a row; where no row has all inputs, each as some row has it."""
+    found: dict[str, Any] = {}
+    names: set[str] = set()
+    for batch in loader:
+        for name, value in batch.inputs.items():
+            names.add(name)
+            rows = value.rows if isinstance(value, PartialInput) else torch.arange(len(batch))
+            if name not in found and len(rows):
+                whole = value.values if isinstance(value, PartialInput) else value
+                found[name] = chosen_rows(whole, torch.tensor([0]))
+        if len(found) == len(names):
+            break
+    return found
 
 
 def make_job(
@@ -129,6 +152,8 @@ def make_job(
             {name: spec.cls.target_spec({**spec.parameters, "name": name}) for name, spec in config.tasks.items()},
             reserved=[*sources.reserved, *steering_columns(config)],
         )
+        if config.model.fusion is not None and config.model.fusion.parameters.get("drop"):
+            preparation.optional = frozenset(preparation.inputs)
         description = ModelDescription.of(config, preparation)
         if wanted is not None and start is None:
             start = Start.read(wanted, description, preparation)

@@ -11,7 +11,7 @@ from polytask.balancing import Balancer
 from polytask.config import Config, TrainingConfig
 from polytask.data.encoded_rows import EncodedRows
 from polytask.data.request import Request, Share
-from polytask.errors import UserError
+from polytask.errors import UserError, listing
 from polytask.model import MultiTaskModel
 from polytask.schedules import Schedule
 from polytask.tasks.unlabelled import Unlabelled
@@ -52,6 +52,12 @@ def check_meta_learning(schedule: Schedule, settings: TrainingConfig, share: Sha
 def check_balancer(config: Config, balancer: Balancer, share: Share) -> None:
     """Make sure that a balancer can work with the batches and processes of a step."""
     settings = config.training
+    apart = [name for name, task in config.tasks.items() if not task.cls.needs_labels]
+    if config.balancing.parameters.get("on") == "features" and apart:
+        raise UserError(
+            f"balancing: on: features looks at features that tasks have in common, but {listing(apart)} read changed "
+            "inputs of their own and have other features. Take on: last, or leave it out."
+        )
     if config.balancing.parameters.get("on") == "features" and (settings.accumulate > 1 or share.processes > 1):
         raise UserError(
             "balancing: on: features looks at the features of one batch, but a step has several here. Set both "

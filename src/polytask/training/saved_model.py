@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from polytask import encoders, sharing, tasks
+from polytask import encoders, fusion, sharing, tasks
 from polytask.config import Config
 from polytask.data import inputs
 from polytask.data.preparation import Preparation
@@ -34,6 +34,7 @@ class ModelDescription:
         tasks: The tasks' components by name, completed from the data.
         preparation: What the inputs and targets learned from the training part.
         relations: The components of the relations between the tasks.
+        fusion: The component that makes one of several inputs; None: there is none.
     """
 
     inputs: Mapping[str, Component]
@@ -42,6 +43,7 @@ class ModelDescription:
     tasks: Mapping[str, Component]
     preparation: Mapping[str, Any]
     relations: Sequence[Component] = ()
+    fusion: Component | None = None
 
     @classmethod
     def of(cls, config: Config, preparation: Preparation) -> ModelDescription:
@@ -57,6 +59,7 @@ class ModelDescription:
             tasks=completed,
             preparation=preparation.state_dict(),
             relations=[_component(spec) for spec in config.model.relations],
+            fusion=None if config.model.fusion is None else _component(config.model.fusion),
         )
 
     def restore_preparation(self) -> Preparation:
@@ -86,6 +89,7 @@ class ModelDescription:
             sharing=sharing.create(self.sharing["type"], **self.sharing["parameters"]),
             tasks=[tasks.create(spec["type"], **spec["parameters"]) for spec in self.tasks.values()],
             relations=[relations.create(spec["type"], **spec["parameters"]) for spec in self.relations],
+            fusion=None if self.fusion is None else fusion.create(self.fusion["type"], **self.fusion["parameters"]),
         )
         return model, replace(self, encoders=again)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from polytask.data.batch import Batch
+from polytask.row_values import join_values, map_values, select_values
 from polytask.tasks import Task
 from polytask.training.processes import Processes
 
@@ -25,12 +26,16 @@ class _Gathered:
     """What waits to be given to one task's metrics."""
 
     metrics: MetricCollection
-    outputs: list[Tensor] = field(default_factory=list)
-    targets: list[Tensor] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     waiting: int = 0
     rows: int = 0
     loss: float = 0.0
+
+    def parts(self) -> tuple[list[Any], list[Any], list[Tensor]]:
+        """What waits: outputs, targets and masks."""
+        return self.outputs, self.targets, self.masks
 
 
 class Scorer:
@@ -51,7 +56,7 @@ class Scorer:
                 # Metrics would ask the other processes, but one sees all rows.
                 vars(metric)["distributed_available_fn"] = _never
 
-    def update(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
+    def update(self, outputs: Mapping[str, Any], batch: Batch) -> None:
         """Take in one batch.
 
         Args:
@@ -60,17 +65,21 @@ class Scorer:
         """
         for name, output in outputs.items():
             rows, target, mask = batch.labelled[name], batch.targets[name], batch.masks[name]
+            given = map_values(output, _detached)
             if rows is not None:
-                target, mask = target[rows], mask[rows]
+                target, mask = select_values(target, rows), mask[rows]
+                given = given if len(given) == len(rows) else select_values(given, rows)
             if len(target) == 0:
                 continue
-            whole = rows is not None and len(output) != len(rows)
-            gathered = self._gathered[name]
-            gathered.outputs.append((output[rows] if whole else output).detach().float())
+            task, gathered = self._tasks[name], self._gathered[name]
+            if task.condenses:
+                # What the loss reads is too large to be gathered.
+                gathered.loss += float(task.loss(given, target, mask)) * len(target)
+            gathered.outputs.append(task.condensed(given))
             gathered.targets.append(target)
             gathered.masks.append(mask)
             gathered.waiting += len(target)
-        full = [name for name in outputs if self._gathered[name].waiting >= _BUFFER_ROWS]
+        full = [name for name in outputs if self._gathered[name].waiting >= self._most(name)]
         if self._processes is None:
             for name in full:
                 self._flush(name)
@@ -103,23 +112,32 @@ class Scorer:
             gathered.metrics.reset()
             self._gathered[name] = _Gathered(gathered.metrics)
 
+    def _most(self, name: str) -> int:
+        """How many rows of a task are gathered."""
+        return 1 if self._tasks[name].condenses else _BUFFER_ROWS
+
     def _flush_together(self, processes: Processes) -> None:
         """Give the metrics of the first process what waits in all of them."""
         own = {
-            name: [[part.cpu() for part in parts] for parts in (each.outputs, each.targets, each.masks)]
+            name: ([[_moved(part, "cpu") for part in parts] for parts in each.parts()], each.loss)
             for name, each in self._gathered.items()
             if each.waiting
         }
         found = processes.each(own)
-        device = next((part.device for each in self._gathered.values() for part in each.outputs), None)
+        device = next((part.device for each in self._gathered.values() for part in each.masks), torch.device("cpu"))
         for name, gathered in self._gathered.items():
+            if gathered.waiting:
+                # It comes back with what waits.
+                gathered.loss = 0.0
             gathered.outputs, gathered.targets, gathered.masks, gathered.waiting = [], [], [], 0
             if processes.rank > 0:
                 continue
-            for outputs, targets, masks in (each[name] for each in found if name in each):
-                gathered.outputs += [part.to(device) for part in outputs]
-                gathered.targets += [part.to(device) for part in targets]
-                gathered.masks += [part.to(device) for part in masks]
+            for parts, loss in (each[name] for each in found if name in each):
+                outputs, targets, masks = parts
+                gathered.outputs += [_moved(part, device) for part in outputs]
+                gathered.targets += [_moved(part, device) for part in targets]
+                gathered.masks += [_moved(part, device) for part in masks]
+                gathered.loss += loss
             gathered.waiting = sum(len(part) for part in gathered.targets)
             self._flush(name)
 
@@ -128,19 +146,32 @@ class Scorer:
         if not gathered.waiting:
             return
         task = self._tasks[name]
-        output, target, mask = (torch.cat(parts) for parts in (gathered.outputs, gathered.targets, gathered.masks))
-        gathered.metrics.to(output.device)
+        output, target, mask = (join_values(parts) for parts in gathered.parts())
+        gathered.metrics.to(mask.device)
         task.update_metrics(gathered.metrics, output, target, mask)
-        gathered.loss += float(task.loss(output, target, mask)) * gathered.waiting
+        if not task.condenses:
+            gathered.loss += float(task.loss(output, target, mask)) * gathered.waiting
         gathered.rows += gathered.waiting
         gathered.outputs, gathered.targets, gathered.masks, gathered.waiting = [], [], [], 0
+
+
+def _detached(output: Tensor) -> Tensor:
+    return output.detach().float() if output.is_floating_point() else output.detach()
+
+
+def _moved(values: Any, device: torch.device | str) -> Any:
+    """A tensor, row values, or a list of such by name for each row, on another device."""
+    if isinstance(values, list):
+        return [{name: value.to(device) for name, value in row.items()} for row in values]
+    return map_values(values, lambda value: value.to(device))
 
 
 def _never() -> bool:
     return False
 
 
-def baseline_outputs(tasks: Sequence[Task], batch: Batch) -> dict[str, Tensor]:
+def baseline_outputs(tasks: Sequence[Task], batch: Batch) -> dict[str, Any]:
     """Each task's best constant output, for every row of `batch`, for the tasks that have a label in it."""
     device = batch.rows.device
-    return {task.name: task.baseline(len(batch)).to(device) for task in tasks if batch.has(task.name)}
+    baselines = {task.name: task.baseline(len(batch)) for task in tasks if batch.has(task.name)}
+    return {name: map_values(values, lambda tensor: tensor.to(device)) for name, values in baselines.items()}

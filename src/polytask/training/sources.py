@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from polytask.config import Config, DataConfig
+from polytask.config.schema import SplitConfig
 from polytask.data.keys import check_key_columns, check_keys
 from polytask.data.source import Source
 from polytask.data.splits import Split, make_split
@@ -21,6 +23,8 @@ from polytask.training.combined_sources import (
     split_rows,
 )
 from polytask.training.open_table import open_table
+
+logger = logging.getLogger("polytask")
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ def _open_one(data: DataConfig, saved: Split | None) -> Sources:
     if saved is not None:
         saved.check(train)
     split = saved or (own_split if not given else None)
+    if split is own_split is not None and data.split != SplitConfig():
+        logger.warning("%s brings a split of its own, which is used: data.split is not.", train.source)
     if split is None:
         wanted = data.split
         split = make_split(

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from polytask.fusion import ModalityEncoders
 from polytask.model import MultiTaskModel
+from polytask.sharing import EncoderTrunk
 from polytask.training.own_training import Rates
 
 
@@ -24,7 +26,7 @@ class Transfer:
         spans: Stages that do not learn for some epochs, beside those: their number, from the input on; the first epoch;
             and the epoch in which they learn again, or None.
         tasks: The rates of tasks' own parameters: those that no other task's loss reaches.
-        encoder: The rates of the encoder's stages.
+        encoders: The rates of the stages of inputs' encoders, by input. Of fused inputs: of what serves one alone.
     """
 
     def __init__(
@@ -35,14 +37,14 @@ class Transfer:
         spans: Sequence[tuple[int, int, int | None]] = (),
         *,
         tasks: Mapping[str, Rates] | None = None,
-        encoder: Rates | None = None,
+        encoders: Mapping[str, Rates] | None = None,
     ) -> None:
         self.frozen = frozen
         self.unfreeze_every = unfreeze_every
         self.layer_decay = layer_decay
         self.spans = tuple(spans)
         self.tasks = dict(tasks or {})
-        self.encoder = encoder
+        self.encoders = dict(encoders or {})
 
     def frozen_at(self, epoch: int) -> int:
         """The number of stages that do not learn in `epoch` (counted from 0)."""
@@ -61,6 +63,10 @@ class Transfer:
             learns = depth >= frozen
             stage.requires_grad_(learns)
             stage.train(learns and model.training)
+        for stage in model.end.values():
+            learns = frozen < len(model.trunk.stage_names)
+            stage.requires_grad_(learns)
+            stage.train(learns and model.training)
 
     def parameter_groups(self, model: MultiTaskModel) -> list[dict[str, Any]]:
         """Groups for the optimiser: each parameter in one of them.
@@ -76,7 +82,8 @@ class Transfer:
                 reached.setdefault(parameter, set()).update(part.tasks)
                 if part.depth is not None:
                     stages[parameter] = part.depth
-        total = len(model.trunk.stage_names)
+        inputs = inputs_served(model) if self.encoders else {}
+        total = len(model.stage_names)
         groups: dict[tuple[float, float | None, str | None], list[nn.Parameter]] = {}
         for parameter in model.parameters():
             tasks = reached.get(parameter, set())
@@ -85,8 +92,9 @@ class Transfer:
             scale, decay = 1.0, None
             if parameter in stages:
                 scale *= 1.0 if self.layer_decay is None else self.layer_decay ** (total - stages[parameter])
-                if self.encoder is not None:
-                    scale, decay = scale * self.encoder.lr_scale, self.encoder.weight_decay
+                rates = self.encoders.get(inputs[parameter]) if parameter in inputs else None
+                if rates is not None:
+                    scale, decay = scale * rates.lr_scale, rates.weight_decay
             if own is not None:
                 scale, decay = scale * own.lr_scale, decay if own.weight_decay is None else own.weight_decay
             groups.setdefault((scale, decay, None if own is None else task), []).append(parameter)
@@ -99,3 +107,21 @@ class Transfer:
             }
             for (scale, decay, task), parameters in groups.items()
         ]
+
+
+def inputs_served(model: MultiTaskModel) -> dict[nn.Parameter, str]:
+    """The input that the stages' parameters serve; those that serve several are not in it."""
+    trunk = model.trunk
+    fused = [module for module in trunk.modules() if isinstance(module, ModalityEncoders)]
+    if fused:
+        return {
+            parameter: name
+            for stage in fused
+            for name in stage.inputs
+            for module in stage.of_input(name)
+            for parameter in module.parameters()
+        }
+    if not isinstance(trunk, EncoderTrunk) or model.reader is not None:
+        return {}
+    stages = [part.module for part in model.parts() if part.depth is not None]
+    return {parameter: trunk.input for stage in stages for parameter in stage.parameters()}

@@ -43,8 +43,7 @@ class Validation:
     def add(self, batch: Batch) -> None:
         """Score one batch."""
         assert self._scorer is not None
-        present = [task for task in self._model.task_names if batch.has(task)]
-        self._scorer.update(self._model(batch.inputs, present, batch.labelled), batch)
+        self._scorer.update(self._model.answers(batch), batch)
         if self._baseline_scorer is not None:
             self._baseline_scorer.update(baseline_outputs(self._tasks, batch), batch)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.data.inputs.encoded import Ragged
+from polytask.data.encoded import Ragged
 from polytask.data.inputs.token_weights import TokenCounts, TokenWeights, distinct, from_text, to_text
 
 # Texts over the ids 1 to 3; 0 is padding.

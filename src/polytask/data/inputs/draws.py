@@ -35,3 +35,7 @@ class Draws:
     def uniform(self, rows: np.ndarray, stream: int) -> np.ndarray:
         """float64 `[B]` in [0, 1), one for each row."""
         return uniform(self.bits(rows, stream))
+
+    def grid(self, rows: np.ndarray, stream: int, columns: int) -> np.ndarray:
+        """float64 `[B, columns]` in [0, 1); those of a column do not depend on how many columns there are."""
+        return uniform(mixed(self.bits(rows, stream)[:, None] ^ mixed(np.arange(columns, dtype=np.uint64))))

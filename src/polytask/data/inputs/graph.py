@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from polytask.data.encoded import Encoded, Encoding, GraphRows, Ragged
 from polytask.data.inputs.draws import Draws
-from polytask.data.inputs.encoded import Encoded, Encoding, GraphRows, Ragged
 from polytask.data.inputs.input import Input
 from polytask.data.inputs.molecules import (
     ATOM_FEATURES,
@@ -109,14 +109,7 @@ class GraphInput(Input):
     def collate(self, values: Encoded, rows: np.ndarray, draws: Draws | None) -> Graphs:
         """See `Input.collate`."""
         assert isinstance(values, GraphRows)
-        edges = torch.from_numpy(values.edges.values.astype(np.int64))
-        return Graphs.of(
-            torch.from_numpy(values.nodes.values.astype(np.int64)),
-            edges[:, :2].T.contiguous(),
-            edges[:, 2:].contiguous(),
-            torch.from_numpy(values.nodes.lengths),
-            torch.from_numpy(values.edges.lengths),
-        )
+        return collated(values)
 
     @property
     def row_bytes(self) -> int:
@@ -145,6 +138,20 @@ class GraphInput(Input):
             f"{table.locate(row)}: {problem}. {mend}, {remove}, or set on_error: skip to leave out every row of this "
             "kind."
         )
+
+
+def collated(values: GraphRows) -> Graphs:
+    """Graphs side by side, as encoders read them."""
+    edges = torch.from_numpy(values.edges.values.astype(np.int64))
+    return Graphs.of(
+        torch.from_numpy(values.nodes.values.astype(np.int64)),
+        edges[:, :2].T.contiguous(),
+        edges[:, 2:].contiguous(),
+        torch.from_numpy(values.nodes.lengths),
+        torch.from_numpy(values.edges.lengths),
+        numbers=None if values.numbers is None else torch.from_numpy(values.numbers.values),
+        edge_numbers=None if values.edge_numbers is None else torch.from_numpy(values.edge_numbers.values),
+    )
 
 
 def _ragged(rows: list[np.ndarray], dtype: type[np.generic]) -> Ragged:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
-from polytask.data.inputs.augmentation import Augmentation
+from polytask.data.encoded import Dense, Encoded, Encoding
+from polytask.data.geometry import Geometry
+from polytask.data.inputs.augmentation import Augmentation, zoom_range
+from polytask.data.inputs.cells import Cell, UnreadableError, holds_files, map_cells, problem_with, unreadable
 from polytask.data.inputs.draws import Draws
-from polytask.data.inputs.encoded import Dense, Encoded, Encoding
-from polytask.data.inputs.image_decoding import Cell, Channels, UnreadableError, decode, holds_images
+from polytask.data.inputs.image_decoding import Channels, decode
 from polytask.data.inputs.input import Input, rows_at_once
 from polytask.data.table import Table
 from polytask.data.target import Target
@@ -31,14 +29,15 @@ Normalization = Literal["imagenet", "dataset"] | Sequence[float | Sequence[float
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SAMPLE_ROWS = 4096
 _SAMPLE_BYTES = 256 * 2**20
-_STRETCH = 32
 
 
 class ImageInput(Input):
     """Images as float32 `[B, C, H, W]`.
 
     A cell holds a path (relative ones start at the table's folder), an image file's bytes, or a record of both as
-    Hugging Face data sets have it. Augmentation (`flip`, `crop`, `color`, `rand_augment`) happens in training only.
+    Hugging Face data sets have it. Augmentation (`flip`, `crop`, `scale`, `rotate`, `color`, `rand_augment`) happens in
+    training only. What lies on the images, such as masks, boxes and depth, moves with them; `rand_augment` is not for
+    that.
 
     Args:
         column: The column.
@@ -50,6 +49,9 @@ class ImageInput(Input):
             pretrained colour encoders; or `[mean, std]`, each a number or one number a channel, for pixels from 0 to 1.
         flip: Mirror half of the images, left to right.
         crop: Pixels by which an image is moved at most, up or down and left or right; black moves in.
+        scale: The least and the most by which an image is enlarged, `[0.8, 1.5]` say, both sides alike: a random part
+            of a larger image is seen, and a smaller one lies in black.
+        rotate: Degrees by which an image is turned at most, to either side.
         color: How far brightness, contrast and saturation change at most, as a share from 0 to 1.
         rand_augment: Two random operations each, of RandAugment (Cubuk et al., NeurIPS 2020).
         on_error: What becomes of a row without a readable image: `error`, or `skip`: it is left out, and logged.
@@ -69,13 +71,15 @@ class ImageInput(Input):
         normalize: Normalization = "dataset",
         flip: bool = False,
         crop: int = 0,
+        scale: Sequence[float] | None = None,
+        rotate: float = 0.0,
         color: float = 0.0,
         rand_augment: bool = False,
         on_error: Literal["error", "skip"] = "error",
     ) -> None:
         self.column = column
         self.channels = channels
-        self.augmentation = Augmentation(flip, crop, color, rand_augment)
+        self.augmentation = Augmentation(flip, crop, color, rand_augment, zoom_range(scale), rotate)
         self.on_error = on_error
         self._wanted = _size(size)
         self._normalize = normalize
@@ -100,9 +104,23 @@ class ImageInput(Input):
         return ImageShape(self.channels, *self._fitted_size)
 
     @property
+    def standard(self) -> tuple[Numbers, Numbers]:
+        """What is taken off each channel of pixels from 0 to 1, and by what it is divided; after `fit`."""
+        return self._mean, self._std
+
+    @property
     def augments(self) -> bool:
         """See `Input.augments`."""
         return bool(self.augmentation)
+
+    def geometry(self, rows: np.ndarray, draws: Draws | None) -> Geometry | None:
+        """See `Input.geometry`."""
+        return None if draws is None else self.augmentation.geometry(rows, draws, self._fitted_size)
+
+    @property
+    def moves_untold(self) -> str | None:
+        """See `Input.moves_untold`."""
+        return "rand_augment" if self.augmentation.rand_augment else None
 
     def resolve(self, table: Table, reserved: Collection[str]) -> None:
         """See `Input.resolve`."""
@@ -132,7 +150,7 @@ class ImageInput(Input):
             try:
                 pixels = decode(cell, table.folder_of(int(rows[position]), self.column), self.channels, self._wanted)
             except UnreadableError as error:
-                return self._problem(error, cell, int(rows[position]), table)
+                return problem_with(error, cell, int(rows[position]), self.column, table)
             if pixels.shape != images.shape[1:]:
                 raise UserError(
                     f"{table.locate(int(rows[position]))}: the image is {_by(pixels.shape[1:])} pixels (height x "
@@ -142,10 +160,11 @@ class ImageInput(Input):
             images[position] = pixels
             return None
 
-        problems = _map(read, self._cells(part, table))
+        problems = map_cells(read, self._cells(part, table))
         failures = {int(row): problem for row, problem in zip(rows, problems, strict=True) if problem is not None}
         if failures and self.on_error == "error":
-            raise self._unreadable(*next(iter(failures.items())), table)
+            row, problem = next(iter(failures.items()))
+            raise unreadable(problem, row, self.column, table)
         return Encoding(Dense({"images": torch.from_numpy(images)}), failures)
 
     def collate(self, values: Encoded, rows: np.ndarray, draws: Draws | None) -> Tensor:
@@ -156,6 +175,12 @@ class ImageInput(Input):
             images = self.augmentation.apply(images, rows, draws)
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self._mean, self._std))
         return images.float().sub_(255 * mean).div_(255 * std)
+
+    def shown(self, values: Tensor) -> np.ndarray:
+        """Images as `collate` gave them, back in colours: uint8 `[B, H, W, 3]`."""
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self._mean, self._std))
+        pixels = (values.float().cpu() * std + mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        return pixels.expand(-1, 3, -1, -1).movedim(1, -1).contiguous().numpy()
 
     @property
     def row_bytes(self) -> int:
@@ -185,24 +210,13 @@ class ImageInput(Input):
 
     def _cells(self, part: pa.Table, table: Table) -> list[Cell]:
         column = part.column(self.column)
-        if not (holds_images(column.type) or pa.types.is_null(column.type)):
+        if not (holds_files(column.type) or pa.types.is_null(column.type)):
             raise UserError(
                 f"{table.source}: the column '{self.column}' holds {column.type}, not images: paths, the bytes of "
                 "image files, or records with 'bytes' and 'path'."
             )
         cells: list[Cell] = column.to_pylist()
         return cells
-
-    def _problem(self, error: UnreadableError, cell: Cell, row: int, table: Table) -> str:
-        return f"{error}{table.absence(row, self.column).reason}" if cell is None else str(error)
-
-    def _unreadable(self, row: int, problem: str, table: Table) -> UserError:
-        reason, ways = table.absence(row, self.column)
-        mend, remove = ways if reason else ("Mend the file", "remove the row")
-        return UserError(
-            f"{table.locate(row)}: {problem}. {mend}, {remove}, or set on_error: skip to leave out every row of this "
-            "kind."
-        )
 
     def _first_size(self, table: Table, rows: np.ndarray) -> tuple[int, int]:
         problem = "there are no rows"
@@ -212,9 +226,9 @@ class ImageInput(Input):
                     folder = table.folder_of(int(row), self.column)
                     _, height, width = decode(cell, folder, self.channels, None).shape
                 except UnreadableError as error:
-                    problem = self._problem(error, cell, int(row), table)
+                    problem = problem_with(error, cell, int(row), self.column, table)
                     if self.on_error == "error":
-                        raise self._unreadable(int(row), problem, table) from error
+                        raise unreadable(problem, int(row), self.column, table) from error
                     problem = f"{table.locate(int(row))}: {problem}"
                 else:
                     return height, width
@@ -256,22 +270,6 @@ def _mean_std(given: Sequence[float | Sequence[float]], channels: int) -> tuple[
             f"{channels} (one a channel), for pixels from 0 to 1, with std above 0."
         )
     return both[0], both[1]
-
-
-def _map(read: Callable[[int, Cell], str | None], cells: list[Cell]) -> list[str | None]:
-    """What `read` makes of each cell and its position.
-
-    In threads, since decoders work outside the interpreter; but worker processes are parallel already.
-    """
-
-    def stretch(start: int) -> list[str | None]:
-        return [read(position, cells[position]) for position in range(start, min(start + _STRETCH, len(cells)))]
-
-    starts = range(0, len(cells), _STRETCH)
-    if len(starts) < 2 or get_worker_info() is not None:
-        return list(chain.from_iterable(map(stretch, starts)))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(chain.from_iterable(pool.map(stretch, starts)))
 
 
 def _by(shape: Sequence[int]) -> str:

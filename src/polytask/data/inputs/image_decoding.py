@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from polytask.data.column_types import is_image, is_text
+from polytask.data.inputs.cells import Cell, UnreadableError, file_of
 
 Channels = Literal[1, 3]
-Cell = str | bytes | dict[str, Any] | None
-
-
-class UnreadableError(ValueError):
-    """A cell that holds no readable image; the message says which image and why."""
-
-
-def holds_images(storage: pa.DataType) -> bool:
-    """Whether cells of this Arrow type may be images: paths, bytes, or records of both as Hugging Face writes them."""
-    return is_text(storage) or is_image(storage)
 
 
 def decode(cell: Cell, folder: Path | None, channels: Channels, size: tuple[int, int] | None) -> np.ndarray:
@@ -40,7 +28,7 @@ def decode(cell: Cell, folder: Path | None, channels: Channels, size: tuple[int,
     Raises:
         UnreadableError: There is no image, or it is broken.
     """
-    source, name = _source(cell, folder)
+    source, name = file_of(cell, folder, "image")
     try:
         # Decoders raise errors of many kinds on broken files; nothing but the library runs here.
         with Image.open(source) as image:
@@ -51,19 +39,6 @@ def decode(cell: Cell, folder: Path | None, channels: Channels, size: tuple[int,
         reason = "it is no image of a known format" if isinstance(error, UnidentifiedImageError) else f"{error}"
         raise UnreadableError(f"the image {name} cannot be read: {reason}") from error
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _source(cell: Cell, folder: Path | None) -> tuple[Path | io.BytesIO, str]:
-    if isinstance(cell, dict):
-        path, content = cell.get("path"), cell.get("bytes")
-        if content is None:
-            return _source(path, folder)
-        return io.BytesIO(content), f"'{path}'" if path else "in the cell"
-    if isinstance(cell, bytes) and cell:
-        return io.BytesIO(cell), "in the cell"
-    if isinstance(cell, str) and cell:
-        return (folder or Path()) / cell, f"'{cell}'"
-    raise UnreadableError("there is no image")
 
 
 def _pixels(image: Image.Image, channels: Channels, size: tuple[int, int] | None) -> np.ndarray:

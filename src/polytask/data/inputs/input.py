@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
+from polytask.data.encoded import Encoded, Encoding
+from polytask.data.geometry import Geometry
 from polytask.data.inputs.draws import Draws
-from polytask.data.inputs.encoded import Encoded, Encoding
 from polytask.data.table import Table
 from polytask.data.target import Target
 from polytask.errors import UserError, closest, listing
@@ -27,7 +28,7 @@ class Input(ABC):
     `collate` makes the batch from what was kept.
     """
 
-    modality: ClassVar[Literal["tabular", "image", "text", "graph"]]
+    modality: ClassVar[Literal["tabular", "image", "text", "graph", "audio", "sequence"]]
     columns: tuple[str, ...] = ()
 
     @property
@@ -100,6 +101,20 @@ class Input(ABC):
     def row_bytes(self) -> int:
         """About how many bytes an encoded row takes at most; after `fit`."""
 
+    def geometry(self, rows: np.ndarray, draws: Draws | None) -> Geometry | None:
+        """How the positions of rows move in `collate`, for targets that lie on the input; None: not at all.
+
+        Args:
+            rows: int64 `[B]`: their positions in the table.
+            draws: As in `collate`.
+        """
+        return None
+
+    @property
+    def moves_untold(self) -> str | None:
+        """The parameter by which `collate` moves positions in ways that `geometry` does not tell; None: none does."""
+        return None
+
     @property
     def augments(self) -> bool:
         """Whether `collate` changes rows with `draws`, which costs enough to be worth worker processes."""
@@ -114,7 +129,7 @@ class Input(ABC):
         """Take over what another input of the same parameters learned."""
 
 
-def rows_at_once(source: Input) -> int:
+def rows_at_once(source: Input | Target) -> int:
     """How many rows are encoded at a time, such that they take little memory."""
     return max(1, min(16_384, _PART_BYTES // source.row_bytes))
 

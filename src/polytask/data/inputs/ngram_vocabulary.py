@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from polytask.data.inputs.encoded import Ragged
+from polytask.data.encoded import Ragged
 from polytask.data.inputs.tokenizer import Tokenizer
 from polytask.data.inputs.word_ngrams import WordNgrams
 

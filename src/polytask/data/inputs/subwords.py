@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from polytask.data.inputs.encoded import Ragged
-from polytask.data.inputs.tokenizer import Tokenizer
+from polytask.data.encoded import Ragged
+from polytask.data.inputs.text_cells import WordLists
+from polytask.data.inputs.tokenizer import NO_WORD, WordTokenizer
 from polytask.errors import UserError, require
 
 log = logging.getLogger("polytask")
@@ -21,9 +24,10 @@ SPECIAL = ("[PAD]", "[UNK]")
 
 _PADDING = ("[PAD]", "<pad>", "<|pad|>", "<PAD>", "<|endoftext|>", "</s>")
 _UNKNOWN = ("[UNK]", "<unk>", "<UNK>", "<|unk|>")
+_MASK = ("[MASK]", "<mask>", "<MASK>", "<|mask|>")
 
 
-class Subwords(Tokenizer):
+class Subwords(WordTokenizer):
     """A tokenizer of the library `tokenizers`.
 
     Args:
@@ -52,12 +56,36 @@ class Subwords(Tokenizer):
             raise UserError(f"The tokenizer has no padding token (looked for {', '.join(_PADDING)}). Add one to it.")
         unknown = _first(names, _UNKNOWN)
         self.unknown = self.padding if unknown is None else unknown
+        self.mask = _first(names, _MASK)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset({number for number, token in added.items() if token.special})
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(length)
+
+    @property
+    def special(self) -> frozenset[int]:
+        """See `Tokenizer`."""
+        return super().special | self._special
 
     def encode(self, texts: pa.Array) -> Ragged:
         """See `Tokenizer.encode`."""
         return Ragged.of([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts.to_pylist())])
+
+    def encode_pairs(self, first: pa.Array, second: pa.Array) -> Ragged:
+        """See `Tokenizer.encode_pairs`: as the tokenizer itself puts two texts together, where it does."""
+        if not self._tokenizer.num_special_tokens_to_add(True):
+            return super().encode_pairs(first, second)
+        pairs = zip(first.to_pylist(), second.to_pylist(), strict=True)
+        found = self._tokenizer.encode_batch([(one, two) if two.strip() else one for one, two in pairs])
+        return _marked(found, [_text_numbers(encoding.sequence_ids) for encoding in found])
+
+    def encode_words(self, words: WordLists) -> Ragged:
+        """See `WordTokenizer.encode_words`."""
+        flat = words.words.to_pylist()
+        ends = np.cumsum(words.lengths).tolist()
+        lists = [flat[end - length : end] for end, length in zip(ends, words.lengths.tolist(), strict=True)]
+        found = self._tokenizer.encode_batch(lists, is_pretokenized=True)
+        return _marked(found, [[NO_WORD if word is None else word for word in each.word_ids] for each in found])
 
 
 def train_bpe(texts: Iterator[Sequence[str]], vocabulary: int, lowercase: bool) -> str:
@@ -129,6 +157,22 @@ def load_pretrained(name: str, length: int) -> Subwords:
         length = int(loaded.model_max_length)
     padding = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
     return Subwords(loaded.backend_tokenizer.to_str(), length, padding)
+
+
+def _marked(encodings: Sequence[Any], marks: Sequence[Sequence[int]]) -> Ragged:
+    """int32 `[total, 2]`: the ids, and a mark of each."""
+    ids = Ragged.of([encoding.ids for encoding in encodings])
+    flat = np.fromiter(chain.from_iterable(marks), dtype=np.int32, count=len(ids.values))
+    return Ragged(np.stack([ids.values, flat], axis=1), ids.lengths)
+
+
+def _text_numbers(texts: Sequence[int | None]) -> list[int]:
+    """The number of the text of each token; a special token goes with what is before it."""
+    found, number = [], 0
+    for text in texts:
+        number = number if text is None else text
+        found.append(number)
+    return found
 
 
 def _first(names: dict[str, int], candidates: Sequence[str]) -> Any:

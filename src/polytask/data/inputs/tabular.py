@@ -17,8 +17,8 @@ from torch import Tensor
 
 from polytask.data.class_names import class_names, count_names, in_order
 from polytask.data.column_types import ColumnType
+from polytask.data.encoded import Dense, Encoded, Encoding
 from polytask.data.inputs.draws import Draws
-from polytask.data.inputs.encoded import Dense, Encoded, Encoding
 from polytask.data.inputs.input import Input, require_column
 from polytask.data.moments import Moments
 from polytask.data.number_matrix import number_matrix
@@ -192,7 +192,7 @@ class TabularInput(Input):
         missing = np.isnan(numbers)
         categories = np.empty((len(rows), len(self._categorical)), dtype=np.int64)
         for position, column in enumerate(self._categorical):
-            categories[:, position] = _codes(part.column(column.name), column.values)
+            categories[:, position] = category_codes(part.column(column.name), column.values)
         if self._missing == "error":
             self._refuse_missing(np.concatenate([missing, categories == MISSING], axis=1), rows, table)
         mean, std, median = (
@@ -243,8 +243,8 @@ class TabularInput(Input):
             )
 
 
-def _codes(column: pa.ChunkedArray, categories: pa.Array) -> np.ndarray:
-    """int64 `[B]`."""
+def category_codes(column: pa.ChunkedArray | pa.Array, categories: pa.Array) -> np.ndarray:
+    """The code of each value, int64 `[B]`: `MISSING`, `UNKNOWN`, or its place in `categories` behind `FIRST`."""
     names = class_names(column)
     known = np.asarray(pc.index_in(names, value_set=categories).fill_null(-1))
     return np.where(known >= 0, known + FIRST, np.where(np.asarray(names.is_valid()), UNKNOWN, MISSING))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from polytask.data.inputs.encoded import Ragged
+from polytask.data.encoded import Ragged
 
 Weighting = Literal["idf", "log_ratio"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polytask.data.inputs.encoded import Ragged
+from polytask.data.encoded import Ragged
 
 # What fastText multiplies a hash by before it adds the next word's.
 _NEXT_WORD = np.uint64(116049371)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from polytask.data.readers import arrow, csv, image_folder, jsonl, parquet
+from polytask.data.readers import arrow, coco, conll, csv, image_folder, jsonl, parquet, voc
 from polytask.data.readers.options import Format, ReadOptions
 from polytask.data.table import Table
 from polytask.errors import UserError, closest, listing
@@ -21,6 +21,9 @@ _SUFFIXES: dict[str, Format] = {
     ".arrow": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
+    ".conllu": "conllu",
+    ".conll": "conll",
+    ".iob2": "conll",
 }
 
 _COMPRESSED = {".gz", ".bz2", ".zst"}
@@ -32,11 +35,18 @@ _READERS: dict[Format, Callable[[Path, ReadOptions, Path | None], Table]] = {
     "jsonl": jsonl.read,
     "arrow": arrow.read,
     "image_folder": image_folder.read,
+    "voc": voc.read,
+    "coco": coco.read,
+    "conllu": conll.read_conllu,
+    "conll": conll.read_conll,
 }
 
 
 def read_table(path: str | Path, options: ReadOptions | None = None, cache: Path | None = None) -> Table:
-    """Read a table: CSV, TSV, Parquet, JSON Lines, Arrow, a folder of images or one that `datasets` saved.
+    """Read a table: CSV, TSV, Parquet, JSON Lines, Arrow, a folder of images or one that `datasets` saved; or boxes.
+
+    Boxes on images come in the formats of Pascal VOC (a folder, or a list of its images) and COCO (a JSON file), words
+    with tags in those of CoNLL: CoNLL-U, or plain columns.
 
     CSV, JSON Lines and Parquet are converted to a memory-mapped Arrow file at the first reading, so that their rows
     need not fit in memory. Nothing is written beside the user's data.
@@ -55,7 +65,7 @@ def read_table(path: str | Path, options: ReadOptions | None = None, cache: Path
     if not path.exists():
         raise _not_found(path)
     found = _format_of(path) if options.format == "auto" else options.format
-    if path.is_dir() and found not in {"image_folder", "arrow"}:
+    if path.is_dir() and found not in {"image_folder", "arrow", "voc"}:
         raise UserError(f"{path} is a folder, but the format '{found}' is a file.")
     if found == "image_folder" and not path.is_dir():
         raise UserError(f"{path} is a file, but the format 'image_folder' is a folder.")
@@ -65,19 +75,23 @@ def read_table(path: str | Path, options: ReadOptions | None = None, cache: Path
 def _format_of(path: Path) -> Format:
     if path.is_dir():
         return _format_of_folder(path)
+    if voc.is_list(path):
+        return "voc"
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
     if suffix not in _SUFFIXES:
         raise UserError(
             f"Cannot tell what {path} is from its name. Known: {listing(_SUFFIXES, limit=20)}, also with '.gz'. "
-            "Rename it, or set `format` to 'csv', 'tsv', 'parquet', 'jsonl' or 'arrow'."
+            "Rename it, or set `format` to 'csv', 'tsv', 'parquet', 'jsonl', 'arrow', 'coco', 'conllu' or 'conll'."
         )
-    return _SUFFIXES[suffix]
+    return "coco" if suffix == ".json" and coco.is_coco(path) else _SUFFIXES[suffix]
 
 
 def _format_of_folder(folder: Path) -> Format:
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return "arrow"
+    if voc.is_voc_folder(folder):
+        return "voc"
     if image_folder.is_image_folder(folder):
         return "image_folder"
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))

@@ -24,7 +24,7 @@ _BLOCK_BYTES = 16 << 20
 
 _NO_OBJECT = re.compile(r"\n[ \t\r]*[^\s{]")
 
-_AS_WRITTEN = (ColumnType.CATEGORY, ColumnType.TEXT, ColumnType.IMAGE, ColumnType.LIST)
+_AS_WRITTEN = (ColumnType.CATEGORY, ColumnType.TEXT, ColumnType.IMAGE, ColumnType.AUDIO, ColumnType.LIST)
 """Types that take a string as the file has it, also where it looks like a date."""
 
 

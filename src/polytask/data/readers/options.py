@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from polytask.data.column_types import ColumnType
 from polytask.errors import UserError, closest, listing
 
-Format = Literal["auto", "csv", "tsv", "parquet", "jsonl", "arrow", "image_folder"]
+Format = Literal["auto", "csv", "tsv", "parquet", "jsonl", "arrow", "image_folder", "voc", "coco", "conllu", "conll"]
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
 
@@ -25,7 +25,8 @@ class ReadOptions:
             unless the header line shows another one.
         quoting: Whether values may stand in double quotes (CSV, TSV). False: quotes are plain characters.
         encoding: The encoding of the text (CSV, TSV).
-        names: The names of the columns, for a file without a header line (CSV, TSV); None: the first line has them.
+        names: The names of the columns, for a file without a header line (CSV, TSV; None: the first line has them) and
+            for plain columns of words (CoNLL; None: `words`, `column2`..., `tags`).
         columns: The types of columns, for those that are not to be inferred.
         missing: Spellings of a missing value (CSV, TSV); spaces around values do not count.
     """

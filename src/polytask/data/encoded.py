@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_LONG = 512
+"""Rows that have more values than this on average are copied one by one."""
+
 
 class Encoded(ABC):
     """N encoded rows."""
@@ -85,8 +88,8 @@ class Ragged(Encoded):
         """See `Encoded.select`."""
         return self._gather(self._starts[positions], self.lengths[positions])
 
-    def window(self, skip: int, lengths: np.ndarray) -> Self:
-        """Of each row, `lengths` values from the one at `skip` on."""
+    def window(self, skip: int | np.ndarray, lengths: np.ndarray) -> Self:
+        """Of each row, `lengths` values from the one at `skip` on, one number for all or one each."""
         return self._gather(self._starts + skip, lengths)
 
     @classmethod
@@ -101,23 +104,27 @@ class Ragged(Encoded):
         values = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(lengths.sum()))
         return cls(values, lengths)
 
-    def filled(self, empty: np.ndarray, value: int) -> Self:
+    def filled(self, empty: np.ndarray, value: int | np.ndarray) -> Self:
         """The same rows, but with one `value` in those that are `empty` (bool `[N]`)."""
-        values = np.insert(self.values, self._starts[empty], value)
+        values = np.insert(self.values, self._starts[empty], value, axis=0)
         return type(self)(values, self.lengths + empty)
 
     def padded(self, padding: int) -> tuple[Tensor, Tensor]:
         """The rows filled up to the longest one.
 
         Returns:
-            int64 values `[N, T]`, and bool `[N, T]`: true where a value is the row's own. T is at least 1.
+            int64 values `[N, T, ...]`, and bool `[N, T]`: true where a value is the row's own. T is at least 1.
         """
         mask = np.arange(max(int(self.lengths.max(initial=0)), 1)) < self.lengths[:, None]
-        ids = np.full(mask.shape, padding, dtype=np.int64)
+        ids = np.full((*mask.shape, *self.values.shape[1:]), padding, dtype=np.int64)
         ids[mask] = self.values
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def _gather(self, starts: np.ndarray, lengths: np.ndarray) -> Self:
+        if len(lengths) and lengths.sum() > _LONG * len(lengths):
+            # Where rows are long, such as recordings, an index of each value would be larger than the values.
+            stretches = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
+            return type(self)(np.concatenate([self.values[start:stop] for start, stop in stretches]), lengths)
         # Value j of the result, in a row that begins at `new`, is value j - new + start of this.
         new = np.cumsum(lengths) - lengths
         source = np.arange(int(lengths.sum())) + np.repeat(starts - new, lengths)
@@ -128,13 +135,19 @@ class GraphRows(Encoded):
     """Graphs, one after the other.
 
     Args:
-        nodes: For each graph, its nodes: uint8 `[n, F]`.
-        edges: For each graph, its edges: int32 `[e, 2 + G]`, the numbers of the nodes in the graph and the features.
+        nodes: For each graph, its nodes' codes: integers `[n, F]`.
+        edges: For each graph, its edges: int32 `[e, 2 + G]`, the numbers of the nodes in the graph and the codes.
+        numbers: For each graph, its nodes' numbers: float32 `[n, M]`; None: they have none.
+        edge_numbers: For each graph, its edges' numbers: float32 `[e, M']`; None: they have none.
     """
 
-    def __init__(self, nodes: Ragged, edges: Ragged) -> None:
+    def __init__(
+        self, nodes: Ragged, edges: Ragged, numbers: Ragged | None = None, edge_numbers: Ragged | None = None
+    ) -> None:
         self.nodes = nodes
         self.edges = edges
+        self.numbers = numbers
+        self.edge_numbers = edge_numbers
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -142,16 +155,33 @@ class GraphRows(Encoded):
     @property
     def nbytes(self) -> int:
         """See `Encoded.nbytes`."""
-        return self.nodes.nbytes + self.edges.nbytes
+        return sum(part.nbytes for part in self._parts if part is not None)
 
     def select(self, positions: np.ndarray) -> Self:
         """See `Encoded.select`."""
-        return type(self)(self.nodes.select(positions), self.edges.select(positions))
+        nodes, edges, *numbers = (None if part is None else part.select(positions) for part in self._parts)
+        assert nodes is not None and edges is not None
+        return type(self)(nodes, edges, *numbers)
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """See `Encoded.join`."""
-        return cls(Ragged.join([part.nodes for part in parts]), Ragged.join([part.edges for part in parts]))
+        return cls(
+            Ragged.join([part.nodes for part in parts]),
+            Ragged.join([part.edges for part in parts]),
+            _joined([part.numbers for part in parts]),
+            _joined([part.edge_numbers for part in parts]),
+        )
+
+    @property
+    def _parts(self) -> tuple[Ragged | None, ...]:
+        return self.nodes, self.edges, self.numbers, self.edge_numbers
+
+
+def _joined(parts: Sequence[Ragged | None]) -> Ragged | None:
+    """The rows of all parts, which are None together."""
+    there = [part for part in parts if part is not None]
+    return Ragged.join(there) if there else None
 
 
 class Encoding(NamedTuple):

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.data.inputs.encoded import Dense, GraphRows, Ragged
+from polytask.data.encoded import Dense, GraphRows, Ragged
 
 ROWS = st.lists(st.lists(st.integers(1, 100), max_size=6), min_size=1, max_size=8)
 
@@ -58,13 +58,17 @@ def test_graphs_can_be_selected_and_joined(rows, data):
     nodes, edges = (np.array(sizes, dtype=np.int64) for sizes in zip(*rows, strict=True))
     values = np.arange(2 * nodes.sum(), dtype=np.uint8).reshape(-1, 2)
     ends = np.arange(3 * edges.sum(), dtype=np.int32).reshape(-1, 3)
-    graphs = GraphRows(Ragged(values, nodes), Ragged(ends, edges))
+    numbers = np.arange(nodes.sum(), dtype=np.float32)[:, None]
+    graphs = GraphRows(Ragged(values, nodes), Ragged(ends, edges), Ragged(numbers, nodes))
     assert len(graphs) == len(rows)
     assert graphs.nbytes >= values.nbytes + ends.nbytes
     positions = np.array(data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=8)), dtype=np.int64)
     selected = graphs.select(positions)
-    for part, whole in ((selected.nodes, graphs.nodes), (selected.edges, graphs.edges)):
-        assert _rows(part) == [_rows(whole)[position] for position in positions]
+    for name in ("nodes", "edges", "numbers"):
+        whole = _rows(getattr(graphs, name))
+        assert _rows(getattr(selected, name)) == [whole[position] for position in positions]
     both = GraphRows.join([graphs, selected])
     assert _rows(both.edges) == _rows(graphs.edges) + _rows(selected.edges)
+    assert _rows(both.numbers) == _rows(graphs.numbers) + _rows(selected.numbers)
+    assert both.edge_numbers is None
     assert len(both) == len(rows) + len(positions)
