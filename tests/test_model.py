@@ -307,7 +307,8 @@ def test_together_is_the_same_as_one_by_one(made, share_until, given_totals):
 def test_kin_are_computed_in_one_call_where_all_read_the_same_features(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "polytask.model.losses_together", lambda tasks, *_, **__: calls.append(len(tasks)) or torch.zeros(len(tasks))
+        "polytask.model.task_losses.losses_together",
+        lambda tasks, *_, **__: calls.append(len(tasks)) or torch.zeros(len(tasks)),
     )
     tasks = [Classification(name, classes=3) for name in "abc"]
     full = torch.ones(4, dtype=torch.bool)

@@ -36,7 +36,7 @@ def test_no_object_is_a_label_too(cell):
 
 def test_difficult_ones_and_crowds_are_marked(tmp_path):
     assert read_cell(voc(tmp_path, difficult=1), tmp_path).boxes[0].ignored
-    assert read_cell([{**RECORD, "iscrowd": 1}, {**RECORD, "ignored": True}, RECORD], None).boxes == [
+    assert read_cell([{**RECORD, "iscrowd": 1.0}, {**RECORD, "ignored": True}, RECORD], None).boxes == [
         BOX._replace(ignored=True),
         BOX._replace(ignored=True),
         BOX,

@@ -5,6 +5,9 @@ from typing import Any
 
 from polytask import sharing
 
+from ..encoders.cases import CASES, prepared
+from ..fusion.cases import CASES as FUSED
+
 TASKS = ("age", "type", "mood")
 
 NEEDED: Mapping[str, Mapping[str, Any]] = {
@@ -70,3 +73,8 @@ REFUSED: set[tuple[str, str]] = {
     ("task_norm", "text_cnn"),
 }  # fmt: skip
 """Pairs of scheme and encoder that do not go together: building says so, and names both."""
+
+
+def case_of(encoder: str) -> Any:
+    """An encoder with inputs for it."""
+    return FUSED[encoder] if encoder in FUSED else prepared(CASES[encoder])

@@ -16,8 +16,8 @@ from polytask.sharing import Adapters
 from polytask.tasks import Regression
 from polytask.training.transfer import Transfer
 
-from ..encoders.cases import CASES, prepared
-from .schemes import ENCODERS
+from ..encoders.cases import CASES
+from .schemes import ENCODERS, case_of
 
 TASKS = ("age", "type", "values")
 KINDS = ("lora", "houlsby", "film", "bitfit")
@@ -114,7 +114,7 @@ def test_dropout_in_a_bottleneck_is_of_the_units_between(encoder):
 def test_every_kind_starts_as_the_shared_network(kind, encoder):
     if kind == "bitfit" and encoder in ("bag", "bag-weighted"):
         return
-    case = prepared(CASES[encoder])
+    case = case_of(encoder)
     built = case.build().eval()
     with torch.no_grad():
         expected = built(case.inputs()).values
@@ -149,7 +149,7 @@ def test_each_task_adds_as_many_parameters_as_the_formula_says(encoder, paramete
 
 
 def width_of(name, kind, **parameters):
-    trunk = trunk_of(prepared(CASES[name]).build(), kind=kind, **parameters)
+    trunk = trunk_of(case_of(name).build(), kind=kind, **parameters)
     return count(trunk) / len(TASKS)
 
 
@@ -222,7 +222,7 @@ class Normed(Encoder):
 def test_over_a_frozen_trunk_only_adapters_learn_each_by_its_own_task(kind, encoder):
     if kind == "bitfit" and encoder in ("bag", "bag-weighted"):
         return
-    case = prepared(CASES[encoder])
+    case = case_of(encoder)
     trunk = trunk_of(case.build(), TASKS[:2], kind=kind, trunk="frozen", embeddings=kind == "lora").train()
     learning = {parameter for parameter in trunk.parameters() if parameter.requires_grad}
     assert learning == set(trunk.adapters.parameters())

@@ -13,13 +13,8 @@ from polytask.errors import UserError
 from polytask.model import MultiTaskModel
 from polytask.tasks import Classification, Regression
 
-from ..encoders.cases import CASES, ROWS, prepared
-from ..fusion.cases import CASES as FUSED
-from .schemes import CHOOSING, ENCODERS, OF_EACH_KIND, REFUSED, SCHEMES, TASKS
-
-
-def case_of(encoder):
-    return FUSED[encoder] if encoder in FUSED else prepared(CASES[encoder])
+from ..encoders.cases import CASES, ROWS
+from .schemes import CHOOSING, ENCODERS, OF_EACH_KIND, REFUSED, SCHEMES, TASKS, case_of
 
 
 def table_encoder(scheme):

@@ -223,3 +223,13 @@ def test_names_without_an_order_have_to_be_put_in_one():
 def test_bad_parameters_are_refused(parameters, message):
     with pytest.raises(UserError, match=message):
         Ordinal(**parameters)
+
+
+def test_a_class_that_never_occurs_in_many_rows_can_still_be_learned():
+    task = Ordinal("y", classes=["a", "b", "c"], counts=[90_000_000, 0, 10_000_000])
+    head = task.make_head(FeatureShape("vector", 2))
+    loss = task.loss(head(torch.zeros(4, 2)), torch.ones(4, dtype=torch.int64), None)
+    loss.backward()
+    grads = [p.grad for name, p in head.named_parameters() if name.endswith("gaps")]
+    assert all(p.isfinite().all() for p in head.parameters())
+    assert loss.isfinite() and all(grad.isfinite().all() and grad.abs().min() > 0 for grad in grads)

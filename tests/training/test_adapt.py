@@ -126,3 +126,25 @@ def test_one_run_it_must_be(run, later, tmp_path):
     start = {"init_from": {"runs": {"new": str(run.root), "a": str(tmp_path)}, "how": "trunk"}}
     with pytest.raises(UserError, match="the encoder of one run, but here are several"):
         make_job(config(later, ["new", "a"], model=start))
+
+
+def test_what_lies_on_an_image_must_be_able_to_move_with_it(tmp_path):
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        Image.fromarray(draw.integers(0, 2, (16, 16), dtype=np.uint8)).save(tmp_path / f"{number}-mask.png")
+    rows = [{"image": f"{n}.png", "mask": f"{n}-mask.png", "kind": "ab"[n % 2]} for n in range(8)]
+    pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
+    mapping = {
+        "data": {"train": str(tmp_path / "images.csv"), "split": {"valid": 0.0, "test": 0.0}},
+        "inputs": {"image": {"type": "image", "rand_augment": True}},
+        "tasks": {"kind": {"type": "classification"}},
+        "model": {"encoders": {"image": {"type": "cnn", "width": 4, "depth": 1}}},
+        "training": {"epochs": 1, "batch_size": 4, "tensorboard": False},
+    }
+    run = train(Config.from_mapping(mapping), tmp_path / "run")
+    wanted = Config.from_mapping({**mapping, "tasks": {"mask": {"type": "segmentation", "width": 8}}})
+    with pytest.raises(UserError, match="rand_augment would move without telling where"):
+        make_job(adapted(wanted, run.root))

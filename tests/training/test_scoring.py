@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, mean_absolute_error
 
 from polytask.data.batch import Batch
-from polytask.tasks import Classification, Regression
+from polytask.tasks import Classification, Regression, Segmentation
 from polytask.training.scoring import Scorer, baseline_outputs
 
 
@@ -71,3 +71,17 @@ def test_the_baseline_knows_only_the_training_part():
     assert scores["kind"]["accuracy"] == pytest.approx(0.5), "always the class that is most frequent in training"
     assert scores["age"]["mae"] == pytest.approx((10 + 10 + 0 + 4) / 4), "always the training mean"
     assert math.isfinite(scores["kind"]["loss"])
+
+
+def test_the_loss_of_answers_at_positions_does_not_depend_on_the_size_of_batches():
+    torch.manual_seed(0)
+    task = Segmentation("y", classes=3, image_size=[4, 4])
+    outputs, target = torch.randn(6, 3, 4, 4), torch.randint(3, (6, 4, 4))
+    mask = torch.rand(6, 4, 4) < torch.linspace(0.1, 1, 6)[:, None, None]
+    found = []
+    for size in (6, 2, 1):
+        scorer = Scorer([task])
+        for rows in torch.arange(6).split(size):
+            scorer.update({"y": outputs[rows]}, Batch.of({}, {"y": target[rows]}, {"y": mask[rows]}, rows))
+        found.append(scorer.compute()["y"]["loss"])
+    assert found == pytest.approx([float(task.loss(outputs, target, mask))] * 3)

@@ -128,7 +128,8 @@ def _name(value: Any, where: str) -> str:
 
 
 def _flag(value: Any) -> bool:
-    return str(value).strip().lower() in ("1", "true", "yes")
+    # A column of whole numbers with gaps is one of floats: 1.0.
+    return str(value).strip().lower() in ("1", "1.0", "true", "yes")
 
 
 def _size(width: Any, height: Any) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -86,10 +86,8 @@ class Preparation:
                 source.fit(table, rows, readers)
             else:
                 _fit_where_it_is(name, source, table, rows, readers)
-        for reader in readers.values() if inputs else ():
-            reader.follow(inputs)
-            if reader.follows is not None:
-                _check_moves(reader, inputs[reader.follows])
+        if inputs:
+            follow_inputs(readers.values(), inputs)
         return cls(inputs, readers, _lacked(inputs, table, rows) if len(inputs) > 1 else ())
 
     @property
@@ -224,8 +222,19 @@ class Preparation:
         return dict(readers), rows[nothing]
 
 
+def follow_inputs(targets: Iterable[Target], inputs: Mapping[str, Input]) -> None:
+    """Let targets learn from the fitted inputs that they lie on, and make sure that they can move as those do.
+
+    Raises:
+        UserError: An input is not there, is of another modality, or moves without telling where.
+    """
+    for target in targets:
+        target.follow(inputs)
+        if target.follows is not None:
+            _check_moves(target, inputs[target.follows])
+
+
 def _check_moves(reader: Target, source: Input) -> None:
-    """Make sure that what lies on an input can move as that does."""
     if source.moves_untold is not None:
         raise UserError(
             f"The task '{reader.task}' learns what lies on the images of '{reader.follows}', which "

@@ -52,20 +52,30 @@ def predictions(
             f"There is nothing to predict: no task of the run predicts anything. {listing(model.task_names)} need no "
             "labels, and are there for what they teach."
         )
-    size = rows_at_once(model.tasks.values(), batch_size)
+    size = rows_at_once([model.tasks[name] for name in model.predicted], batch_size)
     loader = trained.preparation.loader(part.table, part.rows, batch_size=size, workers=workers, targets=False)
     for batch in loader:
         columns: dict[str, Any] = {"row": batch.rows.numpy()}
+        lists: dict[str, pa.DataType] = {}
         for name, output in model(batch.to(device).inputs).items():
             decoded = model.tasks[name].decode(map_values(output, _on_cpu))
             restored = trained.preparation.targets[name].restored(decoded, batch.rows.numpy(), part.table)
             for suffix, values in restored.items():
                 columns[f"{name}_{suffix}" if suffix else name] = values
-        yield _table(columns)
+            lists[name] = _LISTS[model.tasks[name].lists_of]
+        yield _table(columns, lists)
 
 
-def _table(columns: Mapping[str, Any]) -> pa.Table:
-    """Columns as a table; maps become files."""
+_LISTS = {str: pa.list_(pa.string()), float: pa.list_(pa.float64())}
+
+
+def _table(columns: Mapping[str, Any], lists: Mapping[str, pa.DataType]) -> pa.Table:
+    """Columns as a table; maps become files.
+
+    Args:
+        columns: The values.
+        lists: The type of a task's lists, where all of a batch may be empty.
+    """
     fields, arrays = [], []
     for name, values in columns.items():
         metadata = None
@@ -74,6 +84,10 @@ def _table(columns: Mapping[str, Any]) -> pa.Table:
             metadata, array = {_FILE: files[0][0].encode()}, pa.array([content for _, content in files], pa.binary())
         else:
             array = pa.array(values)
+            if pa.types.is_null(array.type):
+                array = array.cast(pa.string())
+            elif array.type == pa.list_(pa.null()):
+                array = array.cast(lists[name])
         arrays.append(array)
         fields.append(pa.field(name, array.type, metadata=metadata))
     return pa.table(arrays, schema=pa.schema(fields))

@@ -52,6 +52,7 @@ class NodeRegression(Regression):
         UserError: A parameter is out of range.
     """
 
+    lists_of: ClassVar[type[str] | type[float]] = float
     reads: ClassVar[FeatureKind] = "nodes"
 
     def __init__(

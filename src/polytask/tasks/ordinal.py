@@ -190,7 +190,7 @@ class Ordinal(Task):
         """The log-odds of the training rows' shares; half a row for a class without any."""
         if self.counts is None:
             raise UserError(f"Task '{self.name}' has no baseline without counts, the training rows of each class.")
-        return _log_odds(self.counts).expand(rows, -1)
+        return _log_odds(self.counts).float().expand(rows, -1)
 
     def decode(self, output: Tensor) -> dict[str, Any]:
         """See `Task.decode`."""
@@ -198,6 +198,10 @@ class Ordinal(Task):
         probabilities = self._log_probabilities(output).exp().cpu().numpy()
         named = np.array(self.classes, dtype=object)[_medians(output).cpu().numpy()]
         return {"": named, **{f"p_{c}": probabilities[:, i] for i, c in enumerate(self.classes)}}
+
+
+_LEAST_GAP = 1e-6
+"""Between two thresholds at the start: from none at all, no step would ever part them."""
 
 
 class OrderedThresholds(nn.Module):
@@ -209,9 +213,9 @@ class OrderedThresholds(nn.Module):
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
-        self.first = nn.Parameter(start[:1].clone())
-        gaps = start.diff()
-        self.gaps = nn.Parameter(gaps + (-torch.expm1(-gaps)).log())  # the inverse of softplus
+        self.first = nn.Parameter(start[:1].float())
+        gaps = start.double().diff().clamp(min=_LEAST_GAP)
+        self.gaps = nn.Parameter((gaps + (-torch.expm1(-gaps)).log()).float())  # the inverse of softplus
 
     def forward(self, score: Tensor) -> Tensor:
         """`[B, 1]` to `[B, T]`, in full precision: the order of close thresholds must not be lost."""
@@ -223,7 +227,7 @@ def _log_odds(counts: Sequence[int]) -> Tensor:
     """`[C - 1]`: the log-odds of a class above k, for each class but the highest, in rows of these counts."""
     rows = torch.tensor(counts, dtype=torch.float64).clamp(min=0.5)
     up_to = rows.cumsum(dim=0)[:-1]
-    return ((rows.sum() - up_to).log() - up_to.log()).float()
+    return (rows.sum() - up_to).log() - up_to.log()
 
 
 def _medians(output: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from polytask.config import Config
 from polytask.config.component import ComponentSpec
 from polytask.config.schema import InitFromConfig
 from polytask.data.inputs import Input
-from polytask.data.preparation import Preparation
+from polytask.data.preparation import Preparation, follow_inputs
 from polytask.data.table import Table
 from polytask.encoders import Stage
 from polytask.errors import UserError, at_key, listing
@@ -31,7 +31,10 @@ logger = logging.getLogger("polytask")
 _KEY = "model.init_from"
 
 # Which columns are read is told by what the run has learned; the others tell in training only.
-_MAY_DIFFER = ("columns", "exclude", "missing", "flip", "crop", "color", "rand_augment", "on_error")
+_MAY_DIFFER = (
+    *("columns", "exclude", "missing", "on_error", "silence"),
+    *("flip", "crop", "scale", "rotate", "color", "rand_augment", "jitter", "shift", "gain", "noise"),
+)
 
 
 def adapted(config: Config, root: Path, task: str | None = None) -> Config:
@@ -140,8 +143,7 @@ class TrunkStart:
                     f"the input '{name}' of the run '{self.root}' reads {listing(sorted(read))}, which is the target "
                     "of the new task, so that the network would read the answer."
                 )
-        for target in fitted.targets.values():
-            target.follow(inputs)
+        follow_inputs(fitted.targets.values(), inputs)
         return Preparation(inputs, fitted.targets, self.preparation.optional)
 
     def apply(self, model: MultiTaskModel, description: ModelDescription) -> None:

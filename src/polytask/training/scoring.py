@@ -32,6 +32,14 @@ class _Gathered:
     waiting: int = 0
     rows: int = 0
     loss: float = 0.0
+    counted: float = 0.0
+    """What the labels count whose losses are in `loss`, which is a sum."""
+
+    def add_loss(self, task: Task, output: Any, target: Any, mask: Tensor) -> None:
+        """Take in the loss of some rows."""
+        count = float(task.total(target, mask))
+        self.loss += float(task.loss(output, target, mask)) * count
+        self.counted += count
 
     def parts(self) -> tuple[list[Any], list[Any], list[Tensor]]:
         """What waits: outputs, targets and masks."""
@@ -49,6 +57,7 @@ class Scorer:
 
     def __init__(self, tasks: Sequence[Task], processes: Processes | None = None) -> None:
         self._processes = processes
+        self._device = torch.device("cpu")
         self._tasks = {task.name: task for task in tasks}
         self._gathered = {task.name: _Gathered(task.metrics()) for task in tasks}
         for gathered in self._gathered.values():
@@ -63,6 +72,7 @@ class Scorer:
             outputs: For each task that has a label in `batch`, its outputs for the labelled rows, or for all rows.
             batch: The batch itself.
         """
+        self._device = batch.rows.device
         for name, output in outputs.items():
             rows, target, mask = batch.labelled[name], batch.targets[name], batch.masks[name]
             given = map_values(output, _detached)
@@ -74,7 +84,7 @@ class Scorer:
             task, gathered = self._tasks[name], self._gathered[name]
             if task.condenses:
                 # What the loss reads is too large to be gathered.
-                gathered.loss += float(task.loss(given, target, mask)) * len(target)
+                gathered.add_loss(task, given, target, mask)
             gathered.outputs.append(task.condensed(given))
             gathered.targets.append(target)
             gathered.masks.append(mask)
@@ -103,7 +113,8 @@ class Scorer:
             self._flush(name)
             if gathered.rows:
                 values = {metric: float(value) for metric, value in gathered.metrics.compute().items()}
-                scores[name] = {"loss": gathered.loss / gathered.rows, **values}
+                loss = gathered.loss / gathered.counted if gathered.counted else 0.0
+                scores[name] = {"loss": loss, **values}
         return scores
 
     def reset(self) -> None:
@@ -119,25 +130,25 @@ class Scorer:
     def _flush_together(self, processes: Processes) -> None:
         """Give the metrics of the first process what waits in all of them."""
         own = {
-            name: ([[_moved(part, "cpu") for part in parts] for parts in each.parts()], each.loss)
+            name: ([[_moved(part, "cpu") for part in parts] for parts in each.parts()], each.loss, each.counted)
             for name, each in self._gathered.items()
             if each.waiting
         }
         found = processes.each(own)
-        device = next((part.device for each in self._gathered.values() for part in each.masks), torch.device("cpu"))
         for name, gathered in self._gathered.items():
             if gathered.waiting:
                 # It comes back with what waits.
-                gathered.loss = 0.0
+                gathered.loss = gathered.counted = 0.0
             gathered.outputs, gathered.targets, gathered.masks, gathered.waiting = [], [], [], 0
             if processes.rank > 0:
                 continue
-            for parts, loss in (each[name] for each in found if name in each):
+            for parts, loss, counted in (each[name] for each in found if name in each):
                 outputs, targets, masks = parts
-                gathered.outputs += [_moved(part, device) for part in outputs]
-                gathered.targets += [_moved(part, device) for part in targets]
-                gathered.masks += [_moved(part, device) for part in masks]
+                gathered.outputs += [_moved(part, self._device) for part in outputs]
+                gathered.targets += [_moved(part, self._device) for part in targets]
+                gathered.masks += [_moved(part, self._device) for part in masks]
                 gathered.loss += loss
+                gathered.counted += counted
             gathered.waiting = sum(len(part) for part in gathered.targets)
             self._flush(name)
 
@@ -150,7 +161,7 @@ class Scorer:
         gathered.metrics.to(mask.device)
         task.update_metrics(gathered.metrics, output, target, mask)
         if not task.condenses:
-            gathered.loss += float(task.loss(output, target, mask)) * gathered.waiting
+            gathered.add_loss(task, output, target, mask)
         gathered.rows += gathered.waiting
         gathered.outputs, gathered.targets, gathered.masks, gathered.waiting = [], [], [], 0
 

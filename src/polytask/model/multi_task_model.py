@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
 from polytask.data.batch import Batch
-from polytask.encoders import Encoder, Stage
+from polytask.encoders import Encoder
 from polytask.encoders.simple_pyramid import SimplePyramid
 from polytask.errors import UserError, listing
-from polytask.features import Features, FeatureShape
+from polytask.features import Features
 from polytask.fusion import FUSED, Concat, Fusion, Inputs, joined_outputs, own_rows
+from polytask.model.batch_labels import labels_of
+from polytask.model.last_stages import head_shape, take_last_stages
+from polytask.model.task_losses import TaskLosses
 from polytask.modules import NamedModules
 from polytask.partial import joined_rows, whole_rows
-from polytask.row_values import select_values
 from polytask.sharing import Hard, LearnedTable, Part, Sharing
 from polytask.sharing.description import mermaid, model_tree
 from polytask.sharing.relations import Read, RelatedTasks, Relation
 from polytask.sharing.rows import within
 from polytask.sharing.sharing import only_encoder, reached_by_several, select_rows
 from polytask.tasks import Task
-from polytask.tasks.together import is_plain_linear, losses_together, outputs_together
 
 if TYPE_CHECKING:
     from rich.tree import Tree
-
-
-_MULTIPLICATIONS_OF_A_CALL = 500_000
-"""How many multiplications take about as long as the calls of one task, forward and backward, some 0.1 ms."""
 
 
 class Objectives(NamedTuple):
@@ -83,12 +80,12 @@ class MultiTaskModel(nn.Module):
             fused = (fusion or Concat()).build(encoders)
             self._several = Inputs(fused.inputs, fused.drop)
             encoders = {FUSED: fused}
-        end = _taken_end(encoders, tasks)
+        end = take_last_stages(encoders, tasks)
         self.trunk = scheme.build(encoders, names)
         self.tasks: NamedModules[Task] = NamedModules({task.name: task for task in tasks})
-        # The last stages, which give vectors, where some tasks read the positions before them.
-        self.end: NamedModules[Stage] = NamedModules(end)
-        shapes = {task.name: self._head_shape(task, scheme, encoders) for task in tasks}
+        self.end = end
+        self._vectors = frozenset(task.name for task in tasks if task.reads == "vector")
+        shapes = {task.name: head_shape(task, self.trunk, end, scheme, encoders) for task in tasks}
         pyramids = {
             task.name: SimplePyramid(shapes[task.name])
             for task in tasks
@@ -101,7 +98,7 @@ class MultiTaskModel(nn.Module):
                 "with relations a task is computed for the rows of those that read it too. Leave out the relations, or "
                 "the adversary."
             )
-        positions = [task.name for task in tasks if task.reads != "vector"]
+        positions = [name for name in names if name not in self._vectors]
         if relations and positions:
             raise UserError(
                 f"Relations are between tasks that give one answer a row, but {listing(positions)} "
@@ -112,6 +109,7 @@ class MultiTaskModel(nn.Module):
         heads |= {name: nn.Sequential(pyramid, heads[name]) for name, pyramid in pyramids.items()}
         self.heads: NamedModules[nn.Module] = NamedModules(heads)
         self.trunk.head_penalties(dict(self.heads.items()))
+        self._losses = TaskLosses(dict(self.tasks.items()), heads)
         self._check_views(scheme)
 
     @property
@@ -166,7 +164,7 @@ class MultiTaskModel(nn.Module):
 
     def totals(self, batch: Batch) -> dict[str, Tensor]:
         """What the rows of `batch` count together in the mean loss of each task that has a label in it; scalars."""
-        return {name: self._total(batch, name) for name in self.task_names if batch.has(name)}
+        return {name: self._losses.total(batch, name) for name in self.task_names if batch.has(name)}
 
     def objectives(
         self, batch: Batch, totals: Mapping[str, Tensor] | None = None, *, together: bool = False
@@ -183,7 +181,7 @@ class MultiTaskModel(nn.Module):
         """
         present = [task for task in self.task_names if batch.has(task)]
         plain = [task for task in present if task not in batch.views]
-        groups = self._groups(batch, plain) if together else []
+        groups = self._losses.groups(batch, plain) if together and self._alike(batch) else []
         grouped = {task for group in groups for task in group}
         alone = [task for task in plain if task not in grouped]
         rows = {task: batch.labelled[task] for task in alone}
@@ -193,10 +191,10 @@ class MultiTaskModel(nn.Module):
         if grouped:
             shared = self.trunk(self._read(batch.inputs), plain, rows)
             penalties = shared.penalties
-            features = self._at_heads(shared.features)
+            features = self.end.at_heads(shared.features, self._vectors)
             outputs = {task: self._output(task, features[task]) for task in alone}
             for group in groups:
-                losses = self._losses_of(group, features[group[0]].values, batch, totals)
+                losses = self._losses.of_group(group, features[group[0]].values, batch, totals)
                 found.update(zip(group, losses.unbind(), strict=True))
         elif plain:
             outputs, penalties = self._compute(self._read(batch.inputs), plain, rows)
@@ -205,7 +203,7 @@ class MultiTaskModel(nn.Module):
                 outputs[name], added = self._viewed(batch, name)
                 penalties = {**added, **penalties}  # what is added to the objective counts once
         for name in outputs:
-            found[name] = self._loss(batch, name, outputs[name], None if totals is None else totals[name])
+            found[name] = self._losses.loss(batch, name, outputs[name], None if totals is None else totals[name])
         if self.training and present:
             penalties = {**penalties, **self.trunk.head_penalties(dict(self.heads.items()))}
         return Objectives({name: found[name] for name in present}, penalties)
@@ -222,9 +220,9 @@ class MultiTaskModel(nn.Module):
             (value,) = inputs.values()
             inputs = {self.reader: value}
         shared = self.trunk(self._read(inputs), (name,), {name: None})
-        features = self._at_heads(shared.features)[name]
+        features = self.end.at_heads(shared.features, self._vectors)[name]
         if len(versions) == 1:
-            (target, mask, _), *_ = _labels(batch, name)
+            (target, mask, _), *_ = labels_of(batch, name)
             return self._output(name, self.tasks[name].at_labels(features, target, mask)), shared.penalties
         output = self._output(name, features)
         return output.unflatten(0, (len(versions), -1)).transpose(0, 1), shared.penalties
@@ -250,49 +248,6 @@ class MultiTaskModel(nn.Module):
                     "Tasks that need no labels read changed inputs of their own, so that other tasks cannot read them, "
                     f"nor they other tasks: take {listing(apart)} out of the relations."
                 )
-
-    def _loss(self, batch: Batch, name: str, output: Any, total: Tensor | None) -> Tensor:
-        """A task's loss, given its outputs for the rows that are labelled for it."""
-        task, labels = self.tasks[name], _labels(batch, name)
-        if len(labels) > 1 and total is None:
-            total = self._total(batch, name)
-        first, *others = (task.loss(output, *each, total) for each in labels)
-        return first + others[0] if others else first
-
-    def _total(self, batch: Batch, name: str) -> Tensor:
-        first, *others = (self.tasks[name].total(*each) for each in _labels(batch, name))
-        return first + others[0] if others else first
-
-    def _groups(self, batch: Batch, tasks: Sequence[str]) -> list[tuple[str, ...]]:
-        """The tasks, several each, that are computed together; for all rows, where some lack labels."""
-        if self.relations or self.reader is not None or not self.trunk.one_for_all or batch.partners is not None:
-            return []
-        known, heads = self.tasks, self.heads  # looking up a module's modules takes as long as all else here
-        kinds: dict[Hashable, list[str]] = {}
-        for name in tasks:
-            kin = known[name].kin
-            if kin is not None and is_plain_linear(heads[name]):
-                kinds.setdefault(kin, []).append(name)
-        return [tuple(names) for names in kinds.values() if len(names) > 1 and self._pays(batch, names)]
-
-    def _pays(self, batch: Batch, names: Sequence[str]) -> bool:
-        """Whether what is computed for rows without a label costs less than a call for each task."""
-        unlabelled = sum(len(batch) - batch.count(name) for name in names if batch.labelled[name] is not None)
-        size = sum(parameter.numel() for parameter in self.heads[names[0]].parameters())
-        return unlabelled * size <= _MULTIPLICATIONS_OF_A_CALL * len(names)
-
-    def _losses_of(
-        self, group: Sequence[str], features: Tensor, batch: Batch, totals: Mapping[str, Tensor] | None
-    ) -> Tensor:
-        tasks, heads = self.tasks, self.heads
-        return losses_together(
-            [tasks[name] for name in group],
-            outputs_together([cast("nn.Linear", heads[name]) for name in group], features),
-            [cast("Tensor", batch.targets[name]) for name in group],
-            [_mask(batch, name) for name in group],
-            weights=[batch.weights.get(name) for name in group],
-            totals=None if totals is None else [totals[name] for name in group],
-        )
 
     def parts(self) -> list[Part]:
         """All that the model consists of: the trunk, the relations, and last the heads, in the tasks' order.
@@ -324,29 +279,9 @@ class MultiTaskModel(nn.Module):
         parts = [*self.trunk_parts(), *self.relations.parts()]
         return mermaid(parts, self.stage_names, dict(self.heads.items()))
 
-    def _head_shape(self, task: Task, scheme: Sharing, encoders: Mapping[str, Encoder]) -> FeatureShape:
-        """What the head of a task reads.
-
-        Raises:
-            UserError: The network has no features of the kind that the task reads.
-        """
-        shape = self.trunk.shape(task.name)
-        if task.reads == "vector" and len(self.end):
-            *_, last = self.end.values()
-            return last.shape
-        if task.reads == "map" and shape.kind == "tokens" and shape.grid is not None:
-            return shape  # patches of an image: its head begins with a pyramid of maps
-        if task.reads not in ("vector", shape.kind):
-            ((name, encoder),) = encoders.items()
-            raise UserError(
-                f"The task '{task.name}' reads {_READ[task.reads]}, but the sharing scheme {type(scheme).__name__} "
-                f"over the encoder {type(encoder).__name__} of '{name}' gives {_READ[shape.kind]}."
-            )
-        return shape
-
     def trunk_parts(self) -> list[Part]:
         """The parts of the trunk, and the last stages behind it."""
-        vectors = tuple(task.name for task in self.tasks.values() if task.reads == "vector")
+        vectors = tuple(name for name in self.tasks if name in self._vectors)
         depth = len(self.trunk.stage_names)
         end = (Part(name, vectors, stage, depth + number) for number, (name, stage) in enumerate(self.end.items()))
         return [*self.trunk.parts(), *end]
@@ -356,24 +291,13 @@ class MultiTaskModel(nn.Module):
         """The names of the trunk's stages and of the last ones behind it, in order."""
         return (*self.trunk.stage_names, *self.end)
 
-    def _at_heads(self, features: Mapping[str, Features]) -> Mapping[str, Features]:
-        """What the heads read: for some tasks the last stages come first, once for those with the same features."""
-        if not len(self.end):
-            return features
-        made: dict[int, Features] = {}
-        found = dict(features)
-        for name, given in features.items():
-            if self.tasks[name].reads == "vector":
-                if id(given.values) not in made:
-                    ended = given
-                    for stage in self.end.values():
-                        ended = stage(ended)
-                    made[id(given.values)] = ended
-                found[name] = made[id(given.values)]
-        return found
-
     def _output(self, task: str, features: Features) -> Any:
-        return self.heads[task](features.values if self.tasks[task].reads == "vector" else features)
+        return self.heads[task](features.values if task in self._vectors else features)
+
+    def _alike(self, batch: Batch) -> bool:
+        """Whether all tasks read the same features of a batch."""
+        one = self.trunk.one_for_all and self.reader is None
+        return one and not self.relations and batch.partners is None
 
     def _read(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the trunk reads: one input, which has all where they are fused."""
@@ -412,7 +336,7 @@ class MultiTaskModel(nn.Module):
             return {}, {}
         if not self.relations:
             shared = self.trunk(inputs, tasks, rows)
-            features = self._at_heads(shared.features)
+            features = self.end.at_heads(shared.features, self._vectors)
             return {task: self._output(task, features[task]) for task in tasks}, shared.penalties
         needed = self.relations.needed(tasks, rows)
         shared = self.trunk(inputs, tuple(needed), needed)
@@ -431,55 +355,3 @@ class MultiTaskModel(nn.Module):
                     outputs[task] = select_rows(output, within(rows.get(task), needed[task]))
             known[task] = Read(features, prediction)
         return {task: outputs[task] for task in tasks}, shared.penalties
-
-
-_READ = {"vector": "one vector a row", "map": "maps", "tokens": "tokens", "nodes": "the nodes of graphs"}
-"""The kinds of features, for messages."""
-
-
-def _taken_end(encoders: Mapping[str, Encoder], tasks: Sequence[Task]) -> dict[str, Stage]:
-    """The stages that give vectors, taken off the encoder where tasks read the positions before them."""
-    if all(task.reads == "vector" for task in tasks):
-        return {}
-    _, encoder = only_encoder(encoders)
-    end = encoder.take_end()
-    if not encoder.stage_names:
-        task = next(task for task in tasks if task.reads != "vector")
-        raise UserError(
-            f"The task '{task.name}' reads {_READ[task.reads]}, but the encoder {type(encoder).__name__} has nothing "
-            "but one vector for each row. Choose another encoder, or another type of task."
-        )
-    return end if any(task.reads == "vector" for task in tasks) else {}
-
-
-_Labels = tuple[Any, Tensor | None, Tensor | None]
-"""A task's target, mask and weights."""
-
-
-def _labels(batch: Batch, task: str) -> list[_Labels]:
-    """A task's labels in the rows that are labelled for it; in mixed rows, their own and their partners'."""
-    rows, mixed = batch.labelled[task], batch.partners
-    if mixed is not None and task in mixed.targets:
-        # Either of two mixed rows may lack a label.
-        return [_rows(each.targets[task], each.masks[task], each.weights[task], rows) for each in (batch, mixed)]
-    mask = _mask(batch, task)
-    if rows is not None and mask is not None and _single(mask):
-        mask = None  # a row with a label has all of them where there is but one
-    return [_rows(batch.targets[task], mask, batch.weights.get(task), rows)]
-
-
-def _rows(target: Any, mask: Tensor | None, weights: Tensor | None, rows: Tensor | None) -> _Labels:
-    if rows is None:
-        return target, mask, weights
-    return select_values(target, rows), None if mask is None else mask[rows], None if weights is None else weights[rows]
-
-
-def _mask(batch: Batch, task: str) -> Tensor | None:
-    """Where a task's target has a label; None: everywhere."""
-    mask = batch.masks[task]
-    return None if batch.labelled[task] is None and _single(mask) else mask
-
-
-def _single(mask: Tensor) -> bool:
-    """Whether there is one entry a row."""
-    return mask.ndim == 1 or mask[0].numel() == 1
