@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from polytask import MultiTaskModel, UserError, sharing
+from polytask import MultiTaskModel, UserError, encoders, sharing
 from polytask.balancing import UPGrad
 from polytask.data.batch import Batch
 from polytask.encoders import CNN, GIN, MLP, VGG, Bag, ResNet, Timm, Transformer
 from polytask.features import Features, FeatureShape
+from polytask.model.last_stages import ENCODERS as ENCODERS_WITH_POSITIONS
 from polytask.row_values import RowTargets, join_values, spread_values
 from polytask.shapes import GraphShape, ImageShape, TabularShape, TextShape
 from polytask.sharing.relations import Cascade
@@ -228,3 +229,13 @@ def test_row_values_are_joined_spread_and_selected_as_tensors_are():
     moved = batch.to("cpu").part(torch.tensor([1]))
     assert len(moved.targets["boxes"].rows[0]) == 3 and not moved.has("boxes")
     assert join_values([[1], [2, 3]]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("kind", "names"), ENCODERS_WITH_POSITIONS.items())
+def test_the_encoders_that_are_named_for_positions_are_there(kind, names):
+    assert set(names) <= set(encoders.names())
+    assert {encoders.family.get(name).modality for name in names} <= {
+        "map": {"image"},
+        "tokens": {"audio", "text", "sequence"},
+        "nodes": {"graph"},
+    }[kind]

@@ -277,6 +277,11 @@ def test_values_of_the_wrong_kind_are_refused(refusal, change, problem):
         ("inputs={a.b: tabular}", "inputs.a.b: a name must not contain '.'"),
         ("inputs.row.columns=[a, y]", "inputs.row: the column 'y' is the target of the task 'y', so the network would"),
         ("inputs.row={type: text, column: z}", "inputs.row: the column 'z' is the target of the task 'z'"),
+        (
+            "tasks.more={type: segmentation, target: mask}",
+            "tasks.more: a task of the type 'segmentation' answers for positions of an input of 'image', but there is "
+            "none. The inputs: 'row' (tabular).",
+        ),
         ("tasks.y.target=[]", "tasks.y: A task's target is an empty list"),
         ("tasks.y.target=[a, a]", "tasks.y: A task's target names a column twice"),
         (

@@ -159,7 +159,8 @@ def test_joined_and_separate_sources_from_training_to_prediction(tables: Path, p
     pd.testing.assert_frame_equal(pd.read_csv(tables / "q.csv"), predicted)
 
     refused(polytask("evaluate", "run", "--data", "others.csv"), "--source NAME", "'people', 'answers', 'others'")
-    refused(polytask("predict", "run", "others.csv", "-o", "r.csv"), "no column 'height'")
+    unsure = "has the column 'cm', which the run's source 'others' calls 'height': say which source"
+    refused(polytask("predict", "run", "others.csv", "-o", "r.csv"), unsure)
     refused(polytask("predict", "run", "others.csv", "--source", "other", "-o", "r.csv"), "Did you mean 'others'")
     refused(polytask("evaluate", "run", "--source", "others"), "give the table too")
 

@@ -108,7 +108,11 @@ def _show_end(folder: RunFolder, check: AuxiliaryCheck | None, shown: Console, *
     if check is not None:
         _show_check(check, shown)
     if not quiet:
-        shown.print(f"Next: polytask evaluate {folder.root}    polytask predict {folder.root} TABLE", highlight=False)
+        part = next(name for name in ("test", "valid", "train") if name in summary["rows"])
+        which = "" if part == "test" else f" --part {part}"
+        shown.print(
+            f"Next: polytask evaluate {folder.root}{which}    polytask predict {folder.root} TABLE", highlight=False
+        )
 
 
 def _require_check(wanted: bool, seeds: int, *, trains: bool) -> None:

@@ -29,6 +29,7 @@ def problems_in(config: Config) -> list[Problem]:
         *data_problems(config),
         *_targets(config),
         *_auxiliary(config.tasks),
+        *_positions(config.tasks, config.inputs),
         *_encoders(config.model, config.inputs),
         *_relations(config.model, config.tasks),
         *_criteria(config),
@@ -117,6 +118,19 @@ def _auxiliary(tasks: Mapping[str, ComponentSpec]) -> Iterator[Problem]:
             "all tasks are auxiliary, so there is none whose sake they could be learned for, and none to choose the "
             "best epoch by. At least one needs auxiliary: false.",
         )
+
+
+def _positions(tasks: Mapping[str, ComponentSpec], inputs: Mapping[str, ComponentSpec]) -> Iterator[Problem]:
+    """Tasks that answer for positions of inputs that are not there."""
+    there = ", ".join(f"'{name}' ({spec.cls.modality})" for name, spec in inputs.items())
+    for name, task in tasks.items():
+        needs = task.cls.modalities
+        if needs and not any(spec.cls.modality in needs for spec in inputs.values()):
+            yield Problem(
+                ("tasks", name),
+                f"a task of the type '{task.type}' answers for positions of an input of {listing(needs)}, but there is "
+                f"none. The inputs: {there}.",
+            )
 
 
 def _encoders(model: ModelConfig, inputs: Mapping[str, ComponentSpec]) -> Iterator[Problem]:

@@ -37,6 +37,8 @@ class ClassTally(Tally):
         if len(shares) <= _SHOWN:
             return ", ".join(f"{name}: {percent(share)}" for name, share in zip(self._classes, shares, strict=True))
         least, most = int(shares.argmin()), int(shares.argmax())
+        if percent(shares[least]) == percent(shares[most]):
+            return f"{len(shares)} classes, each {percent(shares[least])}"
         return (
             f"{len(shares)} classes, from {percent(shares[least])} ({self._classes[least]}) to {percent(shares[most])} "
             f"({self._classes[most]})"

@@ -86,7 +86,10 @@ class Run:
             raise UserError("A source says what a table looks like: give the table too. The run's own data need none.")
         parts = open_sources(self.config, self.folder.read_split()).parts
         if part not in parts:
-            raise UserError(f"The run's data have no part '{part}'. They have: {listing(parts)}.")
+            raise UserError(
+                f"The run's data have no part '{part}'. They have: {listing(parts)}. Name one of these "
+                "(--part), or give a table with labels (--data)."
+            )
         return evaluate(self.trained, parts[part], part, **options)
 
     def predict(self, data: str | Path | Table, *, source: str | None = None, **options: Any) -> pd.DataFrame:
@@ -122,10 +125,23 @@ class Run:
             one = isinstance(self.config.data, DataConfig)
             settings = self.config.data if one else common_reading(self.config.sources.values())
             assert isinstance(settings, DataConfig)
-            return whole(data if isinstance(data, Table) else open_later_table(str(data), settings))
+            table = data if isinstance(data, Table) else open_later_table(str(data), settings)
+            self._require_names(table)
+            return whole(table)
         settings = self._source(source)
         table = renamed(data, settings.rename) if isinstance(data, Table) else open_later_table(str(data), settings)
         return whole(self._with_own_targets(table, source))
+
+    def _require_names(self, table: Table) -> None:
+        """Say that the source is needed where a column has another meaning in one of them."""
+        for name, source in self.config.sources.items() if not isinstance(self.config.data, DataConfig) else ():
+            for old, new in source.rename.items():
+                if table.has(old) and not table.has(new):
+                    raise UserError(
+                        f"{table.source} has the column '{old}', which the run's source '{name}' calls '{new}': say "
+                        "which source the table looks like (--source NAME, in Python source=...). The sources: "
+                        f"{listing(self.config.sources)}."
+                    )
 
     def _source(self, name: str) -> DataConfig:
         if isinstance(self.config.data, DataConfig):

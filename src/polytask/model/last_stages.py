@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from polytask.encoders import Encoder, Stage
-from polytask.errors import UserError
+from polytask.errors import UserError, listing
 from polytask.features import Features, FeatureShape
 from polytask.modules import NamedModules
 from polytask.sharing import Sharing, Trunk
@@ -14,6 +14,29 @@ from polytask.tasks import Task
 
 _READ = {"vector": "one vector a row", "map": "maps", "tokens": "tokens", "nodes": "the nodes of graphs"}
 """The kinds of features, for messages."""
+
+
+ENCODERS = {
+    "map": ("cnn", "resnet", "vgg", "timm"),
+    "tokens": (
+        "crnn",
+        "speech_model",
+        "lstm",
+        "tcn",
+        "series_transformer",
+        "bigru",
+        "text_cnn",
+        "transformer",
+        "auto_model",
+    ),
+    "nodes": ("gcn", "gin", "gat"),
+}
+"""Encoders of the library that keep positions, by the kind of features."""
+
+
+def _hint(task: Task) -> str:
+    """What to do where a task finds no positions."""
+    return f"Encoders with {_READ[task.reads]}: {listing(ENCODERS[task.reads], limit=20)}."
 
 
 class LastStages(NamedModules[Stage]):
@@ -55,7 +78,7 @@ def take_last_stages(encoders: Mapping[str, Encoder], tasks: Sequence[Task]) -> 
         task = next(task for task in tasks if task.reads != "vector")
         raise UserError(
             f"The task '{task.name}' reads {_READ[task.reads]}, but the encoder {type(encoder).__name__} has nothing "
-            "but one vector for each row. Choose another encoder, or another type of task."
+            f"but one vector for each row. {_hint(task)}"
         )
     return LastStages(end if any(task.reads == "vector" for task in tasks) else {})
 
@@ -85,6 +108,7 @@ def head_shape(
         ((name, encoder),) = encoders.items()
         raise UserError(
             f"The task '{task.name}' reads {_READ[task.reads]}, but the sharing scheme {type(scheme).__name__} "
-            f"over the encoder {type(encoder).__name__} of '{name}' gives {_READ[shape.kind]}."
+            f"over the encoder {type(encoder).__name__} of '{name}' gives {_READ[shape.kind]}. "
+            f"{_hint(task)}"
         )
     return shape

@@ -65,6 +65,7 @@ class CTC(Task):
 
     metric_names: ClassVar[tuple[str, ...]] = get_args(SpellingMetric)
     reads: ClassVar[FeatureKind] = "tokens"
+    modalities: ClassVar[tuple[str, ...]] = ("audio", "text", "sequence")
     condenses = True
 
     def __init__(

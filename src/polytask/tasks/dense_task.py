@@ -31,6 +31,7 @@ class DenseTask(Task):
     """
 
     reads: ClassVar[FeatureKind] = "map"
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
     condenses = True
 
     def __init__(

@@ -76,6 +76,7 @@ class Detection(Task):
     metric_names: ClassVar[tuple[str, ...]] = get_args(BoxMetric)
     condenses = True
     reads: ClassVar[FeatureKind] = "map"
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class NodeClassification(Classification):
     """
 
     reads: ClassVar[FeatureKind] = "nodes"
+    modalities: ClassVar[tuple[str, ...]] = ("graph",)
     probabilistic = False
 
     def __init__(

@@ -54,6 +54,7 @@ class NodeRegression(Regression):
 
     lists_of: ClassVar[type[str] | type[float]] = float
     reads: ClassVar[FeatureKind] = "nodes"
+    modalities: ClassVar[tuple[str, ...]] = ("graph",)
 
     def __init__(
         self,

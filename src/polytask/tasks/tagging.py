@@ -69,6 +69,7 @@ class Tagging(Task):
 
     metric_names: ClassVar[tuple[str, ...]] = get_args(TagMetric)
     reads: ClassVar[FeatureKind] = "tokens"
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
     condenses = True
     class_weights: Tensor | None
 

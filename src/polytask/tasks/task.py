@@ -41,6 +41,7 @@ class Task(nn.Module, ABC):
         metric_names: The keys of `metrics()`.
         probabilistic: Whether its outputs say how sure it is: whether `confident` and `divergence` are there.
         condenses: Whether an output is too large to be gathered, so that `condensed` makes less of it for the metrics.
+        modalities: The kinds of inputs whose positions it answers for; none for tasks with one answer a row.
         lists_of: What the lists hold that `decode` gives, for tasks with several answers a row.
         reads: What its head reads: a vector for each row, or features at positions of it.
         needs_labels: Whether it learns from labels; else it reads versions of its own of an input that the data are
@@ -53,6 +54,7 @@ class Task(nn.Module, ABC):
     metric_names: ClassVar[tuple[str, ...]]
     probabilistic: ClassVar[bool] = False
     condenses: ClassVar[bool] = False
+    modalities: ClassVar[tuple[str, ...]] = ()
     lists_of: ClassVar[type[str] | type[float]] = str
     reads: ClassVar[FeatureKind] = "vector"
     needs_labels: ClassVar[bool] = True

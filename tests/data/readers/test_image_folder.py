@@ -111,8 +111,13 @@ def test_paths_written_in_another_way_are_found(folder):
 
 
 def test_images_without_classes_or_metadata_are_refused(folder):
-    with pytest.raises(UserError, match=r"images that are in no sub-folder, such as a\.png, and no metadata file"):
+    with pytest.raises(UserError, match=r"others in none, such as a\.png, and no metadata file"):
         read_table(folder("a.png", "cat/b.png"))
+
+
+def test_loose_images_alone_are_a_table_of_images(folder):
+    table = read_table(folder("b.png", "a.png"))
+    assert table.columns == ("image",) and table.take(np.arange(2)).column("image").to_pylist() == ["a.png", "b.png"]
 
 
 def test_folders_of_splits_are_refused_but_classes_may_be_called_so(folder):

@@ -28,7 +28,8 @@ def read(folder: Path, options: ReadOptions, cache: Path | None) -> Table:
     """The table of an image folder: column `image`, relative to the folder, and the columns that describe the images.
 
     These are the columns of `metadata.csv`, `.jsonl` or `.parquet`, whose column `file_name` becomes `image`; without
-    such a file there is one, `label`: the sub-folder an image lies in, directly or deeper.
+    such a file there is one, `label`: the sub-folder an image lies in, directly or deeper; or none, where no image lies
+    in a sub-folder.
 
     Raises:
         UserError: The folder has no images, no classes or several splits, or the metadata do not fit the images.
@@ -40,9 +41,13 @@ def read(folder: Path, options: ReadOptions, cache: Path | None) -> Table:
     _refuse_splits(folder)
     if not images:
         raise UserError(f"{folder} has no images. Images end in {listing(IMAGE_SUFFIXES)}.")
-    if loose := next((image for image in images if "/" not in image), None):
+    loose = next((image for image in images if "/" not in image), None)
+    if loose is not None and not any("/" in image for image in images):
+        # Nothing is known of them: images to make predictions for.
+        return Table.from_arrow(pa.table({"image": images}), str(folder), folder, options.columns)
+    if loose is not None:
         raise UserError(
-            f"{folder} has images that are in no sub-folder, such as {loose}, and no metadata file. "
+            f"{folder} has images in sub-folders and others in none, such as {loose}, and no metadata file. "
             f"Put each class's images in a sub-folder, or write {folder / 'metadata.csv'} with a column 'file_name'."
         )
     labels = [image.partition("/")[0] for image in images]
