@@ -13,6 +13,7 @@ from polytask.partial import PartialInput
 from polytask.shapes import ImageShape
 from polytask.sharing import Hard, TaskNorm
 from polytask.tasks import Classification
+from polytask.training.costs import count_costs
 
 from ..tasks.detecting import detection, squares
 from .cases import partial
@@ -125,3 +126,12 @@ def test_rows_with_several_inputs_or_none_are_refused(given):
 def test_it_has_one_encoder_alone():
     with pytest.raises(UserError, match="over one encoder, but 2 were given"):
         MultiTaskModel({"a": CNN(), "b": CNN()}, classes("a"), fusion=OneEncoder())
+
+
+def test_all_tasks_together_cost_what_each_costs_on_its_own_rows():
+    one = {name: images(name, 1) for name in SIZES}
+    model = model_of(classes("a", "b"))
+    costs = count_costs(model, model_of(classes("a", "b")), one, {"a": ["large"], "b": ["small"]})
+    assert costs.together.multiply_adds == sum(each.multiply_adds for each in costs.tasks.values())
+    assert costs.together.multiply_adds == costs.separate.multiply_adds
+    assert costs.tasks["a"].multiply_adds > 3 * costs.tasks["b"].multiply_adds

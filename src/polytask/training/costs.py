@@ -90,7 +90,7 @@ def count_costs(
     needed = set(model.parameters()).difference(*(module.parameters() for module in left_out))
     everything = sum(p.numel() for p in needed)
     common = sum(p.numel() for p in shared & needed)
-    together = Cost(common, everything - common, _counted(model, inputs, predicted) // rows)
+    together = Cost(common, everything - common, _counted_together(model, given, inputs) // rows)
     serves = inputs_served(single)
     trunks = 0
     for part in single.trunk_parts():
@@ -100,6 +100,20 @@ def count_costs(
     heads = sum(p.numel() for task in predicted for p in single.heads[task].parameters())
     apart = sum(_counted(single, given[task], [task]) for task in predicted) // rows
     return Costs(tasks, together, Cost(0, trunks + heads, apart), predicted)
+
+
+def _counted_together(model: MultiTaskModel, given: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Any]) -> int:
+    """The multiply-adds of all tasks that predictions are made for.
+
+    Where rows have one of the inputs each, of a row of each, for the tasks that learn from such rows.
+    """
+    if model.reader is None:
+        return _counted(model, inputs, model.predicted)
+    found = 0
+    for name, value in inputs.items():
+        asked = [task for task in model.predicted if name in given[task]]
+        found += _counted(model, {name: value}, asked) if asked else 0
+    return found
 
 
 def _those(inputs: Mapping[str, Any], names: Collection[str] | None) -> Mapping[str, Any]:
