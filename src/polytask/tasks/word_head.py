@@ -36,7 +36,7 @@ class WordHead(nn.Module):
         self.pool, self.task = pool, task
 
     def forward(self, features: Features) -> Sequences:
-        """`[B, T, D]` to `[B, T, outputs]`.
+        """`[B, T, D]` to `[B, W, outputs]`.
 
         Raises:
             UserError: It is not known which tokens are parts of which words.
@@ -59,12 +59,12 @@ def first_of_words(values: Tensor, words: Tensor) -> Tensor:
         words: int64 `[B, T]`: the number of each token's word, -1 for none.
 
     Returns:
-        `[B, T, D]`, since a row has no more words than tokens: W is not asked of the device.
+        `[B, W, D]`, with W at least the words of a row; on a device, it is waited for.
     """
     rows, length, width = values.shape
     places = torch.arange(length, device=words.device).expand(rows, -1)
     places = places.masked_fill(words < 0, length)
-    first = torch.full_like(words, length).scatter_reduce(1, words.clamp(min=0), places, "amin")
+    first = words.new_full((rows, _words_of(words)), length).scatter_reduce(1, words.clamp(min=0), places, "amin")
     found = values.gather(1, first.clamp(max=length - 1).unsqueeze(2).expand(-1, -1, width))
     return found.masked_fill((first == length).unsqueeze(2), 0.0)
 
@@ -73,6 +73,12 @@ def mean_of_words(values: Tensor, words: Tensor) -> Tensor:
     """The mean over each word's tokens; see `first_of_words`."""
     there = (words >= 0).to(values.dtype)
     places = words.clamp(min=0)
-    total = torch.zeros_like(values).scatter_add(1, places.unsqueeze(2).expand_as(values), values * there.unsqueeze(2))
-    count = torch.zeros_like(there).scatter_add(1, places, there)
+    count = there.new_zeros(len(words), _words_of(words)).scatter_add(1, places, there)
+    total = values.new_zeros(*count.shape, values.shape[2])
+    total = total.scatter_add(1, places.unsqueeze(2).expand_as(values), values * there.unsqueeze(2))
     return total / count.clamp(min=1).unsqueeze(2)
+
+
+def _words_of(words: Tensor) -> int:
+    """The most words of a row. A tokenizer may leave nothing of a word, so that there are more words than tokens."""
+    return max(1, int(words.amax()) + 1)
