@@ -77,9 +77,11 @@ class Batch:
         """A batch with `labelled` derived from the masks."""
         labelled = {}
         for task, mask in masks.items():
-            known = _any(mask)
+            known = labelled_rows(mask)
             mixed = partners is not None and task in partners.masks
-            labelled[task] = _numbers(known | _any(partners.masks[task]) if partners is not None and mixed else known)
+            labelled[task] = _numbers(
+                known | labelled_rows(partners.masks[task]) if partners is not None and mixed else known
+            )
         return Batch(inputs, targets, masks, labelled, rows, weights or {}, partners, views or {})
 
     def __len__(self) -> int:
@@ -208,8 +210,8 @@ def _over(function: Callable[[Any], Any], value: Any) -> Any:
     return {name: _over(function, part) for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
-def _any(mask: Tensor) -> Tensor:
-    """The rows with at least one label, bool `[B]`."""
+def labelled_rows(mask: Tensor) -> Tensor:
+    """The rows with at least one label, bool `[B]`, of a mask `[B, ...]`."""
     return mask if mask.ndim == 1 else mask.flatten(1).any(dim=1)
 
 

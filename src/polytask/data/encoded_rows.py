@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from polytask.data.batch import Batch
+from polytask.data.batch import Batch, labelled_rows
 from polytask.data.encoded import Encoded, Encoding, Ragged
 from polytask.data.inputs.draws import Draws
 from polytask.data.inputs.input import Input, rows_at_once
@@ -110,8 +110,8 @@ class EncodedRows(Dataset[Fetched]):
         """
         target = self._targets[task]
         if task in self._kept_targets or wholly:
-            counted = _all if wholly else _any
-            return np.concatenate([counted(target.known(values)) for values in self._all_labels(task)])
+            counted = _all if wholly else labelled_rows
+            return np.concatenate([counted(target.known(values)).numpy() for values in self._all_labels(task)])
         parts = self._table.batches(target.spec.columns, self.rows, size=rows_at_once(target))
         return np.concatenate([target.labelled(part, rows, self._table) for rows, part in parts])
 
@@ -367,9 +367,5 @@ def _without(rows: np.ndarray, failures: Mapping[int, str]) -> np.ndarray:
     return np.flatnonzero(~np.isin(rows, np.fromiter(failures, dtype=np.int64, count=len(failures))))
 
 
-def _any(mask: Tensor) -> np.ndarray:
-    return (mask if mask.ndim == 1 else mask.flatten(1).any(dim=1)).numpy()
-
-
-def _all(mask: Tensor) -> np.ndarray:
-    return (mask if mask.ndim == 1 else mask.flatten(1).all(dim=1)).numpy()
+def _all(mask: Tensor) -> Tensor:
+    return mask if mask.ndim == 1 else mask.flatten(1).all(dim=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polytask.data.batch import labelled_rows
 from polytask.data.inputs.input import rows_at_once
 from polytask.data.preparation import Preparation
 from polytask.data.table import Table
@@ -60,7 +61,6 @@ def _record(task: str, target: Target, part: str, table: Table, rows: np.ndarray
     labelled = 0
     for positions, columns in table.batches(target.columns, rows, size=rows_at_once(target)):
         values = target.read(columns, positions, table)
-        known = target.known(values)
-        labelled += int((known.flatten(1).any(dim=1) if known.ndim > 1 else known).sum())
+        labelled += int(labelled_rows(target.known(values)).sum())
         tally.add(values)
     return TargetRecord(task, part, len(rows), labelled, len(rows) - labelled, str(tally) if labelled else "no labels")

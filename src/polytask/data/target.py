@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from polytask.data.batch import labelled_rows
 from polytask.data.encoded import Dense, Encoded
 from polytask.data.geometry import Geometry
 from polytask.data.number_matrix import number_matrix
@@ -168,8 +169,7 @@ class Target(ABC):
 
     def labelled(self, part: pa.Table, rows: np.ndarray, table: Table) -> np.ndarray:
         """Which rows have a label, bool `[B]`; for parameters see `read`."""
-        known = self.known(self.read(part, rows, table))
-        return known.flatten(1).any(dim=1).numpy() if known.ndim > 1 else known.numpy()
+        return labelled_rows(self.known(self.read(part, rows, table))).numpy()
 
     def weights(self, part: pa.Table, rows: np.ndarray, table: Table) -> Tensor:
         """What each row counts in the mean loss, float32 `[B]`: the number in the column for it, 1 where that is empty.
